@@ -1,0 +1,78 @@
+"""Errors a user can mend. Each says what is wrong, in which file, and the command that mends it."""
+
+from enum import StrEnum
+
+
+class EmbeddingsError(Exception):
+    """A failure whose text is meant for the user.
+
+    Args:
+        problem: what was expected and what was found, naming the file or folder.
+        remedy: the command or step that mends it, if there is one.
+    """
+
+    def __init__(self, problem: str, *, remedy: str | None = None) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return self.problem if self.remedy is None else f"{self.problem}\n  To mend: {self.remedy}"
+
+
+class UnknownNameError(EmbeddingsError):
+    """A model, dataset or split that the catalog does not hold."""
+
+
+class SettingsError(EmbeddingsError):
+    """An environment variable or argument with a value that has no meaning."""
+
+
+class RawDataError(EmbeddingsError):
+    """A raw dataset folder that is absent, incomplete or not in a known layout."""
+
+
+class WeightsError(EmbeddingsError):
+    """Model weights that are absent, of the wrong architecture, or not what they claim to be."""
+
+
+class StoreError(EmbeddingsError):
+    """A manifest or embedding file that is absent, damaged or breaks its contract."""
+
+
+class BadImagesError(EmbeddingsError):
+    """More bad images than the policy allows."""
+
+
+class SplitBusyError(EmbeddingsError):
+    """Another living process is writing the same split."""
+
+
+class Reason(StrEnum):
+    """Why an image could not be used: the closed list of the ledgers."""
+
+    MISSING = "missing"  # listed, but no such file
+    UNREADABLE = "unreadable"  # the operating system refuses to read it
+    EMPTY = "empty"  # zero bytes
+    NOT_AN_IMAGE = "not_an_image"  # HTML, a git-LFS pointer, text, an unknown format
+    TRUNCATED = "truncated"  # an image file that ends too early
+    CORRUPT = "corrupt"  # an image file that does not decode
+    OVERSIZED = "oversized"  # more pixels or more decompressed data than is safe to decode
+    CHANGED = "changed"  # content differs from what the manifest recorded
+
+
+class ImageError(EmbeddingsError):
+    """One image that cannot be used; becomes a ledger row wherever many images are read.
+
+    Args:
+        reason: the ledger reason.
+        detail: what the reader found, in one line.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[Reason, str]]:
+        return type(self), (self.reason, self.detail)
