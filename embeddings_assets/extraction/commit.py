@@ -1,0 +1,121 @@
+"""From vectors to a committed split: footer, the decision to replace, assembly, the swap."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from embeddings_assets.errors import BadImagesError, StoreError
+from embeddings_assets.extraction.planning import ShardPlan
+from embeddings_assets.store.footer import differing_fields, recipe_fingerprint
+from embeddings_assets.store.manifest import Manifest
+from embeddings_assets.store.schema import CARRIED_COLUMNS, LEDGER_SCHEMA, ROWS_PER_GROUP, SCHEMA_VERSION
+from embeddings_assets.store.staging import swap_into_place
+from embeddings_assets.store.writer import SplitWriter
+
+log = logging.getLogger(__name__)
+
+
+def split_footer(manifest: Manifest, encoder_footer: Mapping[str, Any]) -> dict[str, Any]:
+    """The footer of the split that this manifest and this encoder make."""
+    footer = {
+        **encoder_footer,
+        "dataset": manifest.dataset,
+        "split": manifest.split,
+        "schema_version": SCHEMA_VERSION,
+        "manifest_fingerprint": manifest.fingerprint,
+    }
+    footer["recipe_fingerprint"] = recipe_fingerprint(footer)
+    return footer
+
+
+def changed_fields(
+    standing: dict[str, Any] | None, footer: dict[str, Any], target: Path, *, replace: bool
+) -> list[str]:
+    """Recipe fields in which the split that stands differs from the one to be made.
+
+    Raises:
+        StoreError: there are such fields, and `replace` is off.
+    """
+    if standing is None:
+        return []
+    changed = differing_fields(standing, footer)
+    if changed and not replace:
+        found = ", ".join(
+            f"{name} is {_short(standing.get(name))}, asked for {_short(footer[name])}" for name in changed
+        )
+        raise StoreError(
+            f"{target}: holds embeddings of another recipe: {found}.",
+            remedy="add --replace to compute it again, or choose another --output-dir",
+        )
+    if changed:
+        log.info("%s: made with another recipe (%s); computing it again", target, ", ".join(changed))
+    return changed
+
+
+def commit_shards(
+    manifest: Manifest, shards: ShardPlan, footer: Mapping[str, Any], staging: Path, target: Path
+) -> None:
+    """Assemble the staged shards into part files and swap them into place.
+
+    Raises:
+        BadImagesError: not one image could be used.
+        StoreError: a shard was damaged since it was staged, or the files cannot be written.
+    """
+    ledgers: list[pa.Table] = []
+    rows = 0
+    for index in range(shards.count):
+        shard = shards.require(index)
+        ledgers.append(shard.ledger)
+        rows += len(shard.positions)
+    ledger = pa.concat_tables([LEDGER_SCHEMA.empty_table(), *ledgers])
+    if rows == 0:
+        raise BadImagesError(f"{manifest.path}: none of its {manifest.rows} images could be used.")
+    assembled = _assembly_folder(staging)
+    with SplitWriter(assembled, footer, rows) as writer:
+        for index in range(shards.count):
+            start, stop = shards.range(index)
+            shard = shards.require(index)
+            carried = manifest.slice(start, stop, CARRIED_COLUMNS)
+            writer.append(carried.take(pa.array(shard.positions - start)), shard.vectors)
+        writer.finish(ledger)
+    swap_into_place(assembled, target, staging)
+
+
+def commit_vectors(
+    manifest: Manifest, vectors: np.ndarray, footer: Mapping[str, Any], staging: Path, target: Path
+) -> None:
+    """Commit vectors held in memory, one per manifest row.
+
+    Args:
+        vectors: float32 [rows, width], rows of unit norm.
+
+    Raises:
+        StoreError: another number of rows or width, or vectors that break the contract.
+    """
+    if len(vectors) != manifest.rows:
+        raise StoreError(
+            f"{len(vectors)} vectors for {manifest.dataset}/{manifest.split}, whose manifest has "
+            f"{manifest.rows} rows; every image needs its own.",
+        )
+    assembled = _assembly_folder(staging)
+    with SplitWriter(assembled, footer, manifest.rows) as writer:
+        for start in range(0, manifest.rows, ROWS_PER_GROUP):
+            stop = min(start + ROWS_PER_GROUP, manifest.rows)
+            writer.append(manifest.slice(start, stop, CARRIED_COLUMNS), vectors[start:stop])
+        writer.finish(LEDGER_SCHEMA.empty_table())
+    swap_into_place(assembled, target, staging)
+
+
+def _assembly_folder(staging: Path) -> Path:
+    folder = staging / "assembled"
+    folder.mkdir()
+    return folder
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:18]}...{text[-18:]}"

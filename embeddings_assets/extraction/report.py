@@ -1,0 +1,82 @@
+"""Options of one extraction and the report of what it did."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+Progress = Callable[[int, int], None]
+"""Called with the images done and the images of the split."""
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """Mechanics and policy; none of it changes a vector.
+
+    Attributes:
+        batch_size: images per forward pass; None chooses by device.
+        workers: decoding threads; None takes one per core, at most 8.
+        shard_rows: images staged together; what a crash can cost.
+        max_bad_share: share of a split's images that may be unusable before the split fails.
+        strict: fail at the first unusable image.
+        replace: replace a split that stands and was made with another recipe.
+    """
+
+    batch_size: int | None = None
+    workers: int | None = None
+    shard_rows: int = 1024
+    max_bad_share: float = 0.01
+    strict: bool = False
+    replace: bool = False
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What one extraction did.
+
+    Attributes:
+        status: `computed`, or `unchanged` where the split that stood was already right.
+        rows: rows of the committed split.
+        computed, reused, resumed: rows by origin: embedded now, taken by sha256 from the split that stood,
+            taken from staged shards of an earlier run that was cut off. Zero each when unchanged.
+        ledger: images without a row, by reason.
+        changed_fields: recipe fields in which the replaced split differed.
+        seconds: wall time; stage_seconds: its parts `load`, `decode`, `forward`, `write`, `other`
+            (time the driving thread spent on each, or waited for it).
+        bytes, raw_bytes: size on disk, and rows x width x 4.
+        sha256: digest of the committed files.
+        footer: the committed footer.
+    """
+
+    model: str
+    dataset: str
+    split: str
+    status: str
+    rows: int
+    width: int
+    bytes: int
+    sha256: str
+    footer: Mapping[str, Any]
+    computed: int = 0
+    reused: int = 0
+    resumed: int = 0
+    ledger: Mapping[str, int] = field(default_factory=dict)
+    changed_fields: tuple[str, ...] = ()
+    seconds: float = 0.0
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    device: str = ""
+    batch_size: int = 0
+    workers: int = 0
+
+    @property
+    def raw_bytes(self) -> int:
+        return self.rows * self.width * 4
+
+    @property
+    def images_per_second(self) -> float:
+        """Images embedded now per second of wall time, loading included; 0 where none was."""
+        return self.computed / self.seconds if self.seconds else 0.0
+
+    @property
+    def stage_shares(self) -> dict[str, float]:
+        """Each stage's share of the wall time, 0 to 1."""
+        return {stage: value / self.seconds for stage, value in self.stage_seconds.items() if self.seconds}

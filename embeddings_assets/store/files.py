@@ -1,0 +1,65 @@
+"""Writing and opening single parquet files: footer, durability, atomic replacement."""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embeddings_assets.store.footer import canonical_json, parse_footer
+from embeddings_assets.store.schema import FOOTER_KEY, ROWS_PER_GROUP
+
+
+def read_footer(path: Path) -> dict[str, Any]:
+    """The project's JSON object in the footer of a parquet file.
+
+    Raises:
+        OSError, pyarrow.ArrowException: no readable parquet file.
+        StoreError: a parquet file without our footer.
+    """
+    return parse_footer(pq.read_metadata(path).metadata, path)
+
+
+def open_writer(
+    stream: BinaryIO, schema: pa.Schema, footer: Mapping[str, Any], **options: Any
+) -> pq.ParquetWriter:
+    """A zstd writer with the footer as key-value metadata.
+
+    The footer is no schema metadata: pyarrow would store it a second time inside `ARROW:schema`.
+    """
+    writer = pq.ParquetWriter(stream, schema.remove_metadata(), compression="zstd", **options)
+    writer.add_key_value_metadata({FOOTER_KEY.decode(): canonical_json(footer)})
+    return writer
+
+
+def replace_table(table: pa.Table, path: Path, footer: Mapping[str, Any]) -> None:
+    """Write `table` with `footer` beside `path`, flush it to disk, then rename it over `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            with open_writer(stream, table.schema, footer) as writer:
+                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            flush(stream)
+        temporary.replace(path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+    sync_folder(path.parent)
+
+
+def flush(stream: BinaryIO) -> None:
+    """Push a file's content to the disk."""
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

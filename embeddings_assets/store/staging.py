@@ -1,0 +1,159 @@
+"""Staging folders, the lock of a split, and the one rename that makes a split visible.
+
+The lock is `flock` on the staging folder itself: the kernel releases it when its holder dies, so no
+dead process can hold it, and it leaves no file behind.
+"""
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from embeddings_assets.errors import SplitBusyError, StoreError
+from embeddings_assets.store.files import sync_folder
+from embeddings_assets.store.schema import LEDGER_NAME
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_SWAP = 2  # macOS, sys/stdio.h
+_REPLACED = "replaced"
+
+
+@contextlib.contextmanager
+def locked_staging(staging: Path, root: Path, target: Path) -> Iterator[None]:
+    """Hold the staging folder of one split. Also finishes a swap that a crash cut in two.
+
+    What is in the folder at the end stays for the next run; a folder left empty goes.
+
+    Args:
+        staging: folder of this split below `root`, created if absent.
+        root: `.staging`.
+        target: the split's visible folder.
+
+    Raises:
+        SplitBusyError: another living process holds it.
+        StoreError: the folder cannot be written.
+    """
+    handle = _acquire(staging)
+    try:
+        _recover(staging, target)
+        yield
+    finally:
+        _remove_empty(staging, root)
+        os.close(handle)
+
+
+def _acquire(staging: Path) -> int:
+    while True:
+        try:
+            staging.mkdir(parents=True, exist_ok=True)
+            handle = os.open(staging, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # another run has just removed the folder at its end
+        except OSError as error:
+            raise StoreError(
+                f"{staging}: cannot be created ({error.strerror}).",
+                remedy="make the output folder writable, or choose another with --output-dir",
+            ) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise SplitBusyError(
+                f"{staging}: another process is writing this split now.", remedy="wait for it to finish"
+            ) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), staging.stat()):
+                return handle
+        os.close(handle)  # locked a folder that its former holder has removed meanwhile
+
+
+def _remove_empty(folder: Path, root: Path) -> None:
+    """Remove `folder` if nothing is left in it, then every empty parent up to and including `root`."""
+    for child in folder.iterdir():
+        with contextlib.suppress(OSError):  # a file, or a folder that still holds something
+            child.rmdir()
+    for path in [folder, *folder.parents]:
+        if not path.is_relative_to(root):
+            return
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return
+
+
+def swap_into_place(staged: Path, target: Path, staging: Path) -> None:
+    """Make `staged` the content of `target` in one rename; what stood there is deleted afterwards.
+
+    On file systems that cannot exchange two folders the old one is moved aside first; a crash between
+    the two renames is undone by the next `locked_staging`.
+
+    Raises:
+        StoreError: `target` holds files that are not part of a split.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        staged.rename(target)
+    else:
+        refuse_foreign_files(target)
+        if not _exchange(staged, target):
+            aside = staging / _REPLACED
+            target.rename(aside)
+            staged.rename(target)
+            staged = aside
+        sync_folder(target.parent)
+        shutil.rmtree(staged)
+    sync_folder(target.parent)
+
+
+def refuse_foreign_files(folder: Path) -> None:
+    """Raise StoreError if replacing `folder` would delete a file that no run of ours has written."""
+    foreign = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if not (
+            entry.name == LEDGER_NAME
+            or (entry.name.startswith("part-") and entry.name.endswith(".parquet"))
+            or entry.name in (".DS_Store",)
+        )
+    )
+    if foreign:
+        raise StoreError(
+            f"{folder}: holds files that are not part of a split: {', '.join(foreign[:5])}.",
+            remedy="move them elsewhere, then run again",
+        )
+
+
+def _recover(staging: Path, target: Path) -> None:
+    aside = staging / _REPLACED
+    if not aside.exists():
+        return
+    if target.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(target)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders atomically; False where the system or file system cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    source, destination = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(source, destination, _RENAME_SWAP)
+    elif hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, source, _AT_FDCWD, destination, _RENAME_EXCHANGE)
+    else:
+        return False
+    if not failed:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
