@@ -1,0 +1,106 @@
+"""Stanford Dogs: file_list.mat, train_list.mat and test_list.mat; classes 1..120 by sorted folder name."""
+
+from pathlib import Path, PurePosixPath
+
+from embeddings_assets.datasets.listing import ImageRecord, Listing
+from embeddings_assets.datasets.parsing import (
+    find_root,
+    mat_integers,
+    mat_texts,
+    read_mat,
+    require_root,
+    safe_path,
+)
+from embeddings_assets.errors import RawDataError
+
+EXPECTED = "file_list.mat, train_list.mat and test_list.mat (lists.tar), with the images in Images/"
+
+# As unpacked from images.tar, and as the Kaggle copy nests them.
+_IMAGE_FOLDERS = ("Images", "images/Images", "images")
+
+
+def locate(folder: Path) -> Path | None:
+    """The folder with the .mat lists, in `folder` or one level deeper."""
+    return find_root(
+        folder, lambda root: (root / "train_list.mat").is_file() or (root / "file_list.mat").is_file()
+    )
+
+
+def read(folder: Path) -> Listing:
+    """All images in the order of file_list.mat; image id = `n02085620_10074`.
+
+    Raises:
+        RawDataError: the lists are absent, damaged or contradict each other.
+    """
+    root = require_root(folder, locate(folder), EXPECTED)
+    whole_path = root / "file_list.mat"
+    whole = _read_list(whole_path)
+    split_of: dict[str, str] = {}
+    for split in ("train", "test"):
+        path = root / f"{split}_list.mat"
+        for file, label in _read_list(path).items():
+            if file in split_of:
+                raise RawDataError(f"{path}: {file!r} is also in train_list.mat.")
+            if whole.get(file) != label:
+                raise RawDataError(
+                    f"{path}: {file!r} has label {label}; file_list.mat has {whole.get(file)}."
+                )
+            split_of[file] = split
+    names = _class_names(whole, whole_path)
+    images = next((name for name in _IMAGE_FOLDERS if (root / name).is_dir()), _IMAGE_FOLDERS[0])
+    records = []
+    for file, label in whole.items():
+        if file not in split_of:
+            raise RawDataError(f"{whole_path}: {file!r} is neither in train_list.mat nor in test_list.mat.")
+        records.append(
+            ImageRecord(
+                image_id=PurePosixPath(file).stem,
+                path=f"{images}/{file}",
+                label=label - 1,
+                class_name=names[label - 1],
+                class_id=str(label),
+                official_split=split_of[file],
+            )
+        )
+    return Listing(root, tuple(records), names)
+
+
+def _read_list(path: Path) -> dict[str, int]:
+    """`<class folder>/<file>` -> label from 1."""
+    files, labels = read_mat(path, "file_list", "labels")
+    if len(files) != len(labels):
+        raise RawDataError(f"{path}: {len(files)} files and {len(labels)} labels; expected as many of each.")
+    table: dict[str, int] = {}
+    pairs = zip(mat_texts(files, path, "file"), mat_integers(labels, path, "label"), strict=True)
+    for position, (file, label) in enumerate(pairs, start=1):
+        name = safe_path(file, f"{path}: file {position}")
+        if len(PurePosixPath(name).parts) != 2 or label < 1:
+            raise RawDataError(
+                f"{path}: file {position} is ({name!r}, {label}); "
+                f"expected '<class folder>/<file>' and a label from 1."
+            )
+        if name in table:
+            raise RawDataError(f"{path}: {name!r} occurs twice.")
+        table[name] = label
+    return table
+
+
+def _class_names(whole: dict[str, int], path: Path) -> tuple[str, ...]:
+    """Display names by label, from folders `<WordNet id>-<name>`; the name may hold dashes."""
+    folder_of: dict[int, str] = {}
+    for file, label in whole.items():
+        folder = PurePosixPath(file).parts[0]
+        if folder_of.setdefault(label, folder) != folder:
+            raise RawDataError(f"{path}: label {label} is both {folder_of[label]!r} and {folder!r}.")
+    labels = sorted(folder_of)
+    if labels != list(range(1, len(labels) + 1)) or len(set(folder_of.values())) != len(labels):
+        raise RawDataError(f"{path}: expected labels 1 to {len(labels)}, one for each of the class folders.")
+    names = []
+    for label in labels:
+        _, dash, name = folder_of[label].partition("-")
+        if not dash or not name:
+            raise RawDataError(
+                f"{path}: expected a folder '<WordNet id>-<name>', found {folder_of[label]!r}."
+            )
+        names.append(name.replace("_", " "))
+    return tuple(names)

@@ -1,0 +1,158 @@
+"""Where a dataset's images are: the raw folder in its official layout, or a class-folder tree.
+
+Decides which folder is read; the layout modules read it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from embeddings_assets.catalog import SPLITS, DatasetSpec, get_dataset
+from embeddings_assets.datasets import aircraft, cars, cub, dogs, flowers, image_folder, nabirds
+from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.parsing import describe_folder
+from embeddings_assets.errors import RawDataError, StoreError
+from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.manifest import open_manifest
+
+
+class Layout(Protocol):
+    """What a layout module offers. `EXPECTED` says which files it looks for, for error texts."""
+
+    EXPECTED: str
+
+    def locate(self, folder: Path) -> Path | None: ...
+
+    def read(self, folder: Path) -> Listing: ...
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "aircraft": aircraft,
+    "cars": cars,
+    "cub": cub,
+    "dogs": dogs,
+    "flowers": flowers,
+    "image_folder": image_folder,
+    "nabirds": nabirds,
+}
+
+
+class AbsentDataError(RawDataError):
+    """There is no folder of the dataset at all, as opposed to one that is not in order."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder a dataset is read from.
+
+    `image_prefix` begins every `image_path`, whatever the folder is called on this machine. `raw_folder` is
+    the folder that stands in for `raw/<official folder>`, or None if it is that folder or is not used.
+    """
+
+    dataset: str
+    folder: Path
+    layout: Layout
+    image_prefix: str
+    raw_folder: Path | None
+
+    @property
+    def is_processed_tree(self) -> bool:
+        return self.image_prefix.startswith("processed/")
+
+    def read(self) -> Listing:
+        """The listing of the folder.
+
+        Raises:
+            RawDataError: the lists are absent, damaged or contradict each other.
+        """
+        remedy = (
+            f"unpack the archive again into {self.folder}, or give another copy: "
+            f'embeddings-assets prepare --dataset "{self.dataset}" --raw-dir DIR'
+        )
+        try:
+            return self.layout.read(self.folder)
+        except OSError as error:
+            raise RawDataError(f"{self.folder}: cannot be read ({error}).", remedy=remedy) from error
+        except RawDataError as error:
+            raise RawDataError(error.problem, remedy=error.remedy or remedy) from error
+
+
+def find_source(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> Source:
+    """The folder to read a dataset from.
+
+    With `raw_dir`: `<raw_dir>/<official folder>`, or `raw_dir` itself. Without: `raw/<official folder>`, else
+    the raw folder that a standing manifest records, else the class tree below `processed/<dataset>`.
+
+    Raises:
+        AbsentDataError: none of them exists.
+        RawDataError: the folder cannot be read.
+    """
+    spec = get_dataset(dataset)
+    layout = LAYOUTS[spec.layout]
+    try:
+        if raw_dir is not None:
+            return _given(spec, layout, paths, raw_dir)
+        return _standing(spec, layout, paths)
+    except OSError as error:
+        raise RawDataError(f"{error.filename}: cannot be read ({error.strerror or error}).") from error
+
+
+def _given(spec: DatasetSpec, layout: Layout, paths: DataPaths, raw_dir: Path) -> Source:
+    official = raw_dir / spec.raw_folder
+    if _holds_something(official):
+        return _raw_source(spec, layout, paths, official)
+    if layout.locate(raw_dir) is not None:
+        return _raw_source(spec, layout, paths, raw_dir)
+    raise AbsentDataError(
+        f"{spec.name}: no raw data. Looked for {layout.EXPECTED} in {official} "
+        f"({describe_folder(official)}) and in {raw_dir} ({describe_folder(raw_dir)}).",
+        remedy=f"give the folder that holds {spec.raw_folder}: "
+        f'embeddings-assets prepare --dataset "{spec.name}" --raw-dir DIR',
+    )
+
+
+def _standing(spec: DatasetSpec, layout: Layout, paths: DataPaths) -> Source:
+    official = paths.raw_folder(spec.name)
+    if _holds_something(official):
+        return _raw_source(spec, layout, paths, official)
+    recorded = _recorded_folders(spec, paths)
+    for folder in recorded:
+        if _holds_something(folder):
+            return _raw_source(spec, layout, paths, folder)
+    tree = paths.processed / spec.name
+    if image_folder.locate(tree) == tree:
+        return Source(spec.name, tree, image_folder, f"processed/{spec.name}/", None)
+    looked = "".join(f", in {folder}, where a manifest found it (now absent)" for folder in recorded)
+    raise AbsentDataError(
+        f"{spec.name}: no raw data. Looked for {layout.EXPECTED} in {official} "
+        f"({describe_folder(official)}){looked}, and for class folders in {tree}/<split>/ "
+        f"({describe_folder(tree)}).",
+        remedy=f"place the unpacked dataset ({spec.homepage}) at {official}, or "
+        f'embeddings-assets prepare --dataset "{spec.name}" --raw-dir DIR',
+    )
+
+
+def _raw_source(spec: DatasetSpec, layout: Layout, paths: DataPaths, folder: Path) -> Source:
+    root = layout.locate(folder) or folder
+    official = paths.raw_folder(spec.name)
+    is_official = official.exists() and root.samefile(official)
+    return Source(spec.name, root, layout, f"raw/{spec.raw_folder}/", None if is_official else root.resolve())
+
+
+def _recorded_folders(spec: DatasetSpec, paths: DataPaths) -> list[Path]:
+    """Raw folders that the dataset's standing manifests record, without repeats."""
+    folders: dict[Path, None] = {}
+    for split in SPLITS:
+        try:
+            recorded = open_manifest(paths, spec.name, split).footer.get("raw_folder")
+        except StoreError:
+            continue
+        if recorded:
+            folders[Path(recorded)] = None
+    return list(folders)
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether the folder exists and holds anything visible; an empty one is as good as none."""
+    return folder.is_dir() and any(not child.name.startswith(".") for child in folder.iterdir())
