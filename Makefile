@@ -4,7 +4,7 @@ PORT ?= 3000
 BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help setup demo demo-clean test lint dev bench lock
+.PHONY: help setup demo demo-clean test lint dev lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list

@@ -238,9 +238,11 @@ def _lookup(kind: str, name: str, rows: Mapping[str, Row]) -> Row:
     if name in rows:
         return rows[name]
     by_lower = {known.lower(): known for known in rows}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    asked = str(name).lower()
+    close = [lower for lower in by_lower if asked and asked in lower]
+    close = close or difflib.get_close_matches(asked, by_lower, n=1)
     known = ", ".join(repr(row) for row in rows)
     raise UnknownNameError(
         f"Unknown {kind} {name!r}. Known: {known}.",
-        remedy=f"use {by_lower[close[0]]!r}" if close else None,
+        remedy=f"use {by_lower[close[0]]!r}" if len(close) == 1 else None,
     )
