@@ -1,0 +1,1 @@
+"""The four encoders: recipe, weights, projection, forward pass. Importing this package loads no torch."""

@@ -1,0 +1,101 @@
+"""OpenAI CLIP ViT-B/32: recipe, parameters and forward pass of the image tower.
+
+Built as open_clip's `ViT-B-32-quickgelu`: OpenAI trained with QuickGELU, x * sigmoid(1.702 x), whatever an
+`open_clip_config.json` beside the weights says. The plain `ViT-B-32` would be off by up to 1.7e-3, silently.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from embeddings_assets.encoders.recipe import Recipe
+from embeddings_assets.encoders.weights import WeightsSource
+
+if TYPE_CHECKING:
+    import torch
+
+# clip/clip.py: _transform.
+RECIPE = Recipe(
+    rgb_first=False,
+    resize="shorter",
+    resize_to=224,
+    interpolation="bicubic",
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
+)
+
+# What a CLIP checkpoint holds besides the image tower.
+_ELSEWHERE = ("transformer.", "token_embedding.", "ln_final.")
+_ELSEWHERE_EXACT = (
+    "positional_embedding",
+    "text_projection",
+    "logit_scale",
+    "input_resolution",
+    "context_length",
+    "vocab_size",
+)
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The 152 parameters of the image tower, without the prefix `visual.`."""
+    found: dict[str, tuple[int, ...]] = {
+        "class_embedding": (768,),
+        "positional_embedding": (50, 768),
+        "conv1.weight": (768, 3, 32, 32),
+        "proj": (768, 512),
+    }
+    norms = ["ln_pre", "ln_post"]
+    for block in (f"transformer.resblocks.{index}" for index in range(12)):
+        norms += [f"{block}.ln_1", f"{block}.ln_2"]
+        found |= {
+            f"{block}.attn.in_proj_weight": (2304, 768),
+            f"{block}.attn.in_proj_bias": (2304,),
+            f"{block}.attn.out_proj.weight": (768, 768),
+            f"{block}.attn.out_proj.bias": (768,),
+            f"{block}.mlp.c_fc.weight": (3072, 768),
+            f"{block}.mlp.c_fc.bias": (3072,),
+            f"{block}.mlp.c_proj.weight": (768, 3072),
+            f"{block}.mlp.c_proj.bias": (768,),
+        }
+    for name in norms:
+        found |= {f"{name}.weight": (768,), f"{name}.bias": (768,)}
+    return found
+
+
+def build(source: WeightsSource) -> "torch.nn.Module":
+    """A float32 module from normalised pixels [n, 3, 224, 224] to joint-space vectors [n, 512].
+
+    Raises:
+        WeightsError: the checkpoint is not that of CLIP ViT-B/32.
+    """
+    import torch
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
+    from embeddings_assets.encoders.checkpoint import load_parameters
+
+    state = load_parameters(source, shapes(), _visual_name)
+    with torch.device("meta"):
+        tower: torch.nn.Module = VisionTransformer(
+            image_size=224,
+            patch_size=32,
+            width=768,
+            layers=12,
+            heads=12,
+            mlp_ratio=4.0,
+            output_dim=512,
+            act_layer=QuickGELU,
+        )
+    tower.load_state_dict(state, strict=True, assign=True)
+    return tower.requires_grad_(False).eval()
+
+
+def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
+    """The transformer blocks of a built model."""
+    transformer: Any = model.transformer
+    found: Iterable[torch.nn.Module] = transformer.resblocks
+    return found
+
+
+def _visual_name(key: str) -> str | None:
+    if key.startswith(_ELSEWHERE) or key in _ELSEWHERE_EXACT:
+        return None
+    return key.removeprefix("visual.")

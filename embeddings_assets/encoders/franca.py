@@ -1,0 +1,114 @@
+"""Franca ViT-B/14 (ImageNet-21K): recipe, key conversion and forward pass.
+
+The published architecture is DINOv2's with SwiGLU feed-forward layers (github.com/valeoai/Franca); releases
+hold {"teacher": {...}} whose keys may start with `module.` or `backbone.`, with blocks in chunks:
+`blocks.<chunk>.<global index>.*`. The weights are for research only.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from embeddings_assets.encoders.weights import WeightsSource
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPE = Recipe(
+    rgb_first=True,
+    resize="shorter",
+    resize_to=256,
+    interpolation="bicubic",
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+)
+
+_PREFIXES = re.compile(r"^(?:module\.|backbone\.)+")
+_CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+
+# Names of one block in transformers, for those that are copied as they are.
+_BLOCK_NAMES = {
+    "attn.proj": "attention.output.dense",
+    "ls1.gamma": "layer_scale1.lambda1",
+    "ls2.gamma": "layer_scale2.lambda1",
+    "mlp.w12": "mlp.weights_in",
+    "mlp.w3": "mlp.weights_out",
+}
+_OUTER_NAMES = {
+    "cls_token": "embeddings.cls_token",
+    "mask_token": "embeddings.mask_token",
+    "pos_embed": "embeddings.position_embeddings",
+    "patch_embed.proj": "embeddings.patch_embeddings.projection",
+    "norm": "layernorm",
+}
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The 175 parameters of the published checkpoint, under their names without prefix and chunk."""
+    linear = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.w12": (4096, 768), "mlp.w3": (768, 2048)}
+    found: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, 768),
+        "mask_token": (1, 768),
+        "pos_embed": (1, 1370, 768),
+        "patch_embed.proj.weight": (768, 3, 14, 14),
+        "patch_embed.proj.bias": (768,),
+        "norm.weight": (768,),
+        "norm.bias": (768,),
+    }
+    for block in (f"blocks.{index}" for index in range(12)):
+        for name, shape in linear.items():
+            found |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
+        for name in ("norm1", "norm2"):
+            found |= {f"{block}.{name}.weight": (768,), f"{block}.{name}.bias": (768,)}
+        found |= {f"{block}.ls{index}.gamma": (768,) for index in (1, 2)}
+    return found
+
+
+def plain_name(key: str) -> str:
+    """A published key without `module.`, `backbone.` and the chunk index."""
+    return _CHUNK.sub(r"blocks.\1.", _PREFIXES.sub("", key))
+
+
+def to_transformers(state: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor"]:
+    """Plain Franca parameters under the public names of a transformers DINOv2 with SwiGLU."""
+    converted: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        block = re.match(r"blocks\.(\d+)\.(.+)$", name)
+        if block is None:
+            converted[_translate(name, _OUTER_NAMES)] = tensor
+            continue
+        layer, inner = f"encoder.layer.{block[1]}", block[2]
+        if inner.startswith("attn.qkv."):
+            end = inner.removeprefix("attn.qkv.")
+            for part, values in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                converted[f"{layer}.attention.attention.{part}.{end}"] = values.clone()
+        else:
+            converted[f"{layer}.{_translate(inner, _BLOCK_NAMES)}"] = tensor
+    return converted
+
+
+def build(source: WeightsSource) -> "torch.nn.Module":
+    """A float32 module from normalised pixels [n, 3, 224, 224] to native vectors [n, 768].
+
+    Raises:
+        WeightsError: the checkpoint is not that of Franca ViT-B/14.
+    """
+    from embeddings_assets.encoders.checkpoint import load_parameters
+    from embeddings_assets.encoders.vit14 import build_dinov2
+
+    return build_dinov2(to_transformers(load_parameters(source, shapes(), plain_name)), swiglu=True)
+
+
+def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
+    """The transformer blocks of a built model."""
+    from embeddings_assets.encoders.vit14 import backbone_blocks
+
+    return backbone_blocks(model)
+
+
+def _translate(name: str, names: dict[str, str]) -> str:
+    for ours, theirs in names.items():
+        if name == ours or name.startswith(f"{ours}."):
+            return theirs + name[len(ours) :]
+    return name

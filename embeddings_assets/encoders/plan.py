@@ -1,0 +1,148 @@
+"""What an encoder will be, decided and described without loading weights or importing torch."""
+
+import importlib
+import importlib.metadata
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from embeddings_assets.catalog import ModelSpec, get_model
+from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
+from embeddings_assets.encoders.recipe import Recipe
+from embeddings_assets.encoders.weights import WeightsSource, find_weights
+from embeddings_assets.errors import SettingsError
+from embeddings_assets.settings import PRECISIONS
+
+if TYPE_CHECKING:
+    from embeddings_assets.encoders.encoder import Encoder
+
+COMPUTE_DTYPES = {"exact": "float32", "fast": "bfloat16"}
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class EncoderPlan:
+    """One encoder, fully decided: equal plans give equal vectors.
+
+    Attributes:
+        width: of the vectors that `encode` returns.
+        device: "auto" (the first GPU, else the CPU), "cpu", "cuda" or "cuda:N"; decided when loaded.
+        compute_dtype: of the matrix products inside the blocks. Vectors are float32 always.
+    """
+
+    spec: ModelSpec
+    source: WeightsSource
+    recipe: Recipe
+    precision: str
+    width: int
+    device: str
+    compute_dtype: str
+
+    @property
+    def projected(self) -> bool:
+        return self.width != self.spec.native_width
+
+    def footer(self) -> dict[str, Any]:
+        """What an embedding file's footer says about its encoder. Loads nothing, names no path or machine."""
+        return {
+            "model": self.spec.name,
+            "checkpoint": self.spec.checkpoint,
+            "architecture": self.spec.architecture,
+            "licence": self.spec.licence,
+            "weights_sha256": self.source.sha256,
+            "trained": self.source.trained,
+            "weights_origin": self.source.origin,
+            "recipe": self.recipe.as_dict(),
+            "projection": PROJECTION_NAME if self.projected else None,
+            "projection_sha256": PROJECTION_SHA256 if self.projected else None,
+            "native_width": self.spec.native_width,
+            "width": self.width,
+            "normalised": True,
+            "precision": self.precision,
+            "compute_dtype": self.compute_dtype,
+            "libraries": self._libraries(),
+        }
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """One image as this profile prepares it: uint8 [S, S, 3], RGB. Uses no weights.
+
+        Raises:
+            ImageError: the image's proportions are beyond what is resized.
+        """
+        return self.recipe.pixels(image) if self.precision == "exact" else self.recipe.pixels_fast(image)
+
+    def load(self) -> "Encoder":
+        """The encoder itself, weights in memory on its device.
+
+        Raises:
+            SettingsError: the device is a GPU that is not there.
+            WeightsError: the weights do not load or are of another architecture.
+        """
+        from embeddings_assets.encoders.encoder import Encoder
+
+        return Encoder(self)
+
+    def _libraries(self) -> dict[str, str]:
+        names = ["torch", "Pillow", "numpy"]
+        names.append("open_clip_torch" if self.spec.encoder == "clip" else "transformers")
+        if self.precision == "fast":
+            names.append("torchvision")
+        return {name: importlib.metadata.version(name) for name in names}
+
+
+def plan_encoder(
+    model: str,
+    *,
+    weights: str | Path | WeightsSource,
+    precision: str = "exact",
+    width: str | int | None = "contract",
+    device: str = "auto",
+) -> EncoderPlan:
+    """Decide an encoder; torch is not imported and no weights are loaded, only hashed.
+
+    Args:
+        weights: as `find_weights` takes it, or what it gave.
+        precision: "exact" (float32, reference pixels) or "fast" (bfloat16, tensor resize).
+        width: "contract" or None, "native", or one of those two widths as a number.
+
+    Raises:
+        UnknownNameError: no such model.
+        SettingsError: a precision, width or device outside its closed list.
+        WeightsError: as `find_weights`.
+    """
+    spec = get_model(model)
+    if precision not in PRECISIONS:
+        raise SettingsError(f"precision is {precision!r}; it can be {' or '.join(map(repr, PRECISIONS))}.")
+    if _DEVICE.fullmatch(device) is None:
+        raise SettingsError(f"device is {device!r}; it can be 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    return EncoderPlan(
+        spec=spec,
+        source=weights if isinstance(weights, WeightsSource) else find_weights(spec.name, weights),
+        recipe=importlib.import_module(f"embeddings_assets.encoders.{spec.encoder}").RECIPE,
+        precision=precision,
+        width=_stored_width(spec, width),
+        device=device,
+        compute_dtype=COMPUTE_DTYPES[precision],
+    )
+
+
+def _stored_width(spec: ModelSpec, width: str | int | None) -> int:
+    widths = {"contract": spec.width, None: spec.width, "native": spec.native_width}
+    stored = widths.get(width) if width is None or isinstance(width, str) else width
+    possible = {spec.native_width, spec.width}
+    if stored not in possible:
+        raise SettingsError(
+            f"width is {width!r}; {spec.name} can be stored as 'contract' ({spec.width}) "
+            f"or 'native' ({spec.native_width})."
+        )
+    if stored != spec.native_width and (spec.native_width, stored) != PROJECTION_SHAPE:
+        raise SettingsError(
+            f"{spec.name}: no projection from {spec.native_width} to {stored} dimensions exists."
+        )
+    return stored

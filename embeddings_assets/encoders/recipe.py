@@ -1,0 +1,99 @@
+"""Preprocessing as data, and the two ways to apply it: Pillow (the reference) and uint8 tensors (`fast`).
+
+Sizes follow torchvision: the longer side is truncated, the crop offset is rounded half to even. Other
+libraries floor the offset, which shifts the crop of about a quarter of all image sizes by one pixel.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from embeddings_assets.errors import ImageError, Reason
+
+# Pillow's own warning limit: a 1 x 30,000 strip would otherwise be enlarged to 1.5 billion pixels.
+MAX_RESIZED_PIXELS = 89_478_485
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an image becomes the pixels of one encoder.
+
+    `resize` "shorter" scales the shorter side to `resize_to` and crops the centre `size` x `size`;
+    "squash" scales to `resize_to` x `resize_to` whatever the proportions. `rgb_first` converts to RGB
+    before the resize; otherwise the image is resized and cropped in its own mode and converted last.
+    `mean` and `std` apply to channels in [0, 1].
+    """
+
+    rgb_first: bool
+    resize: Literal["shorter", "squash"]
+    resize_to: int
+    interpolation: Literal["bicubic", "bilinear"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    size: int = 224
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values, for the footer."""
+        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+
+    def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """The reference pixels [size, size, 3], RGB, by Pillow.
+
+        Raises:
+            ImageError: `oversized`, where the proportions would make the resized image enormous.
+        """
+        if self.rgb_first:
+            image = image.convert("RGB")
+        width, height = self._resized(*image.size)
+        if (width, height) != image.size:
+            image = image.resize((width, height), _PILLOW_FILTERS[self.interpolation])
+        left, top = self._offset(width), self._offset(height)
+        image = image.crop((left, top, left + self.size, top + self.size))
+        return np.array(image if self.rgb_first else image.convert("RGB"))
+
+    def pixels_fast(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """Nearly the reference pixels [size, size, 3], RGB, by torchvision's uint8 antialiased resize.
+
+        About 0.3 % of the values of a photograph differ from `pixels`, by one level. Where the recipe
+        converts last and the mode is neither RGB nor grey, the order matters, and Pillow does the work.
+
+        Raises:
+            ImageError: as `pixels`.
+        """
+        if not self.rgb_first and image.mode not in ("RGB", "L"):
+            return self.pixels(image)
+        import torch
+        from torchvision.transforms.v2 import InterpolationMode
+        from torchvision.transforms.v2 import functional as tensors
+
+        width, height = self._resized(*image.size)
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+        pixels = tensors.resize_image(
+            pixels, [height, width], InterpolationMode(self.interpolation), antialias=True
+        )
+        left, top = self._offset(width), self._offset(height)
+        pixels = pixels[:, top : top + self.size, left : left + self.size]
+        return pixels.permute(1, 2, 0).contiguous().numpy()
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.resize == "squash":
+            return self.resize_to, self.resize_to
+        short, long = sorted((width, height))
+        scaled = int(self.resize_to * long / short)
+        if self.resize_to * scaled > MAX_RESIZED_PIXELS:
+            raise ImageError(
+                Reason.OVERSIZED,
+                f"{width} x {height} pixels would be resized to {self.resize_to} x {scaled}",
+            )
+        return (self.resize_to, scaled) if width <= height else (scaled, self.resize_to)
+
+    def _offset(self, length: int) -> int:
+        return round((length - self.size) / 2.0)

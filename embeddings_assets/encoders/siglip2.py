@@ -1,0 +1,115 @@
+"""SigLIP 2 base, patch 16, 224 pixels: recipe, parameters and forward pass of the vision tower.
+
+The published model is `model_type: "siglip"` in transformers, with the tanh approximation of GELU. The text
+tower (three quarters of the file) is never read.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from embeddings_assets.encoders.recipe import Recipe
+from embeddings_assets.encoders.weights import WeightsSource
+
+if TYPE_CHECKING:
+    import torch
+
+# preprocessor_config.json of google/siglip2-base-patch16-224.
+RECIPE = Recipe(
+    rgb_first=True,
+    resize="squash",
+    resize_to=224,
+    interpolation="bilinear",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+ARCHITECTURE: dict[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 16,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+}
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """The 208 parameters of the vision tower under their public names."""
+    attention = {f"self_attn.{part}_proj": (768, 768) for part in ("q", "k", "v", "out")}
+    mlp = {"mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
+    found: dict[str, tuple[int, ...]] = {
+        "vision_model.embeddings.patch_embedding.weight": (768, 3, 16, 16),
+        "vision_model.embeddings.patch_embedding.bias": (768,),
+        "vision_model.embeddings.position_embedding.weight": (196, 768),
+        "vision_model.head.probe": (1, 1, 768),
+        "vision_model.head.attention.in_proj_weight": (2304, 768),
+        "vision_model.head.attention.in_proj_bias": (2304,),
+    }
+    linear = {f"head.{name}": shape for name, shape in mlp.items()} | {"head.attention.out_proj": (768, 768)}
+    norms = ["post_layernorm", "head.layernorm"]
+    for index in range(12):
+        layer = f"encoder.layers.{index}"
+        linear |= {f"{layer}.{name}": shape for name, shape in (attention | mlp).items()}
+        norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
+    for name, shape in linear.items():
+        found |= {f"vision_model.{name}.weight": shape, f"vision_model.{name}.bias": shape[:1]}
+    for name in norms:
+        found |= {f"vision_model.{name}.weight": (768,), f"vision_model.{name}.bias": (768,)}
+    return found
+
+
+def build(source: WeightsSource) -> "torch.nn.Module":
+    """A float32 module from normalised pixels [n, 3, 224, 224] to pooled vectors [n, 768].
+
+    Raises:
+        WeightsError: the checkpoint is not that of google/siglip2-base-patch16-224.
+    """
+    import torch
+
+    from embeddings_assets.encoders.checkpoint import check_config, load_parameters
+    from embeddings_assets.encoders.quiet import quiet_transformers
+    from embeddings_assets.encoders.vit14 import require_complete
+
+    if source.folder is not None:
+        expected = {
+            "model_type": "siglip",
+            **{f"vision_config.{key}": ARCHITECTURE[key] for key in ARCHITECTURE},
+        }
+        check_config(source.folder / "config.json", expected)
+    state = load_parameters(source, shapes(), _vision_name)
+    with quiet_transformers():
+        from transformers import SiglipVisionConfig, SiglipVisionModel
+
+        tower, report = SiglipVisionModel.from_pretrained(
+            None,
+            config=SiglipVisionConfig(**ARCHITECTURE),
+            state_dict=state,
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    require_complete(report, "SiglipVisionModel")
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = tower
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            pooled: torch.Tensor = self.tower(pixel_values=pixels).pooler_output
+            return pooled
+
+    return Pooled().eval()
+
+
+def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
+    """The transformer blocks of a built model; the pooling head is none of them."""
+    tower: Any = model.tower
+    found: Iterable[torch.nn.Module] = getattr(tower, "vision_model", tower).encoder.layers
+    return found
+
+
+def _vision_name(key: str) -> str | None:
+    known_elsewhere = key.startswith("text_model.") or key in ("logit_scale", "logit_bias")
+    return None if known_elsewhere else key

@@ -1,0 +1,98 @@
+"""The ViT-B/14 of DINOv2 and Franca on transformers' `Dinov2Model`, exact at 224 pixels.
+
+The published code interpolates the 37 x 37 position table by a scale factor of (16 + 0.1) / 37, bicubic
+(dinov2/models/vision_transformer.py: interpolate_offset=0.1, interpolate_antialias=False). transformers
+interpolates to a size of 16 x 16 without the offset, which moves an embedding by up to 1.5e-3. Here the
+table is computed once, as published, for a model of 224 pixels, which transformers leaves alone.
+"""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from embeddings_assets.encoders.quiet import quiet_transformers
+from embeddings_assets.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+TABLE_SIDE = 37  # 518 / 14, the grid of the published position tables
+GRID_SIDE = 16  # 224 / 14
+INTERPOLATE_OFFSET = 0.1
+
+# layer_norm_eps: dinov2/models/vision_transformer.py, partial(nn.LayerNorm, eps=1e-6).
+ARCHITECTURE: dict[str, Any] = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "mlp_ratio": 4,
+    "patch_size": 14,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "qkv_bias": True,
+}
+
+
+def interpolate_positions(table: "torch.Tensor", offset: float = INTERPOLATE_OFFSET) -> "torch.Tensor":
+    """The published position table [1, 1 + 37 * 37, d] brought to 224 pixels: float32 [1, 1 + 16 * 16, d]."""
+    import torch
+
+    cls, patches = table[:, :1].float(), table[:, 1:].float()
+    grid = patches.reshape(1, TABLE_SIDE, TABLE_SIDE, -1).permute(0, 3, 1, 2)
+    scale = (GRID_SIDE + offset) / TABLE_SIDE
+    grid = torch.nn.functional.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", antialias=False)
+    return torch.cat([cls, grid.permute(0, 2, 3, 1).reshape(1, GRID_SIDE * GRID_SIDE, -1)], dim=1)
+
+
+def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn.Module":
+    """A float32 module from normalised pixels [n, 3, 224, 224] to the class token [n, 768], normed.
+
+    Args:
+        state: parameters under transformers' public names, with the published 37 x 37 position table.
+    """
+    import torch
+
+    with quiet_transformers():
+        from transformers import Dinov2Config, Dinov2Model
+
+        config = Dinov2Config(**ARCHITECTURE, use_swiglu_ffn=swiglu, image_size=GRID_SIDE * 14)
+        table = interpolate_positions(state["embeddings.position_embeddings"])
+        backbone, report = Dinov2Model.from_pretrained(
+            None,
+            config=config,
+            state_dict={**state, "embeddings.position_embeddings": table},
+            output_loading_info=True,
+            dtype=torch.float32,
+        )
+    require_complete(report, "Dinov2Model")
+
+    class ClassToken(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone = backbone
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            pooled: torch.Tensor = self.backbone(pixel_values=pixels).pooler_output
+            return pooled
+
+    return ClassToken().eval()
+
+
+def backbone_blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
+    """The twelve transformer blocks of a model that `build_dinov2` made."""
+    backbone: Any = model.backbone
+    found: Iterable[torch.nn.Module] = backbone.encoder.layer
+    return found
+
+
+def require_complete(report: dict[str, Any], architecture: str) -> None:
+    """Refuse a model that transformers did not fill exactly: its public key names changed.
+
+    Raises:
+        WeightsError: keys missing, unexpected or of another shape.
+    """
+    faults = {name: sorted(map(str, keys))[:3] for name, keys in report.items() if keys}
+    if faults:
+        raise WeightsError(
+            f"transformers' {architecture} does not take the checkpoint's parameters: {faults}.",
+            remedy="install the locked versions: pip install -r requirements.lock",
+        )
