@@ -22,6 +22,7 @@ from encoders_kit import (
 
 from embeddings_assets.encoders import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.checkpoint import load_parameters
+from embeddings_assets.encoders.encoder import ieee_float32
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.vit14 import interpolate_positions
 from embeddings_assets.encoders.weights import WeightsSource
@@ -79,16 +80,19 @@ def test_fast_stays_close_to_exact(name: str, parity_kit: Path, shared: Path) ->
     assert cosines.max() < 1 - 1e-7, "the fast profile computes in lower precision"
 
 
-def test_full_precision_holds_whatever_is_set_globally(parity_kit: Path, shared: Path) -> None:
-    encoder = kit_encoder(parity_kit, "clip-openai")
-    pixels = kit_pixels(shared, encoder, CORE + EDGE)[:2]
-    torch.set_float32_matmul_precision("medium")
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_full_precision_holds_whatever_is_set_globally(setting: str) -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.mkldnn.matmul)
+    torch.set_float32_matmul_precision(setting)
     try:
-        vectors = encoder.encode(pixels)
-        assert torch.get_float32_matmul_precision() == "medium"
+        before = [backend.fp32_precision for backend in backends]
+        with ieee_float32():
+            assert [backend.fp32_precision for backend in backends] == ["ieee"] * 3
+            assert not torch.backends.cuda.matmul.allow_tf32, "readable: the two settings agree"
+        assert [backend.fp32_precision for backend in backends] == before
+        assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert np.abs(vectors - reference(shared, "clip_vitb32.core")[:2]).max() <= MAX_ABS
 
 
 def test_projected_vectors_are_the_native_ones_projected(parity_kit: Path, shared: Path) -> None:

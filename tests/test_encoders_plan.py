@@ -78,6 +78,12 @@ def test_a_footer_says_what_decides_the_values(name: str) -> None:
     assert set(footer["libraries"]) == {"torch", "Pillow", "numpy", library}
 
 
+def test_the_fast_profile_is_written_down() -> None:
+    footer = plan_encoder("DINOv2", weights="random", precision="fast").footer()
+    assert (footer["precision"], footer["compute_dtype"]) == ("fast", "bfloat16")
+    assert "torchvision" in footer["libraries"]
+
+
 def test_what_changes_values_changes_the_fingerprint_and_nothing_else_does() -> None:
     def fingerprint(model: str = "Franca", **options: str) -> str:
         return recipe_fingerprint(plan_encoder(model, **{"weights": "random", **options}).footer())
@@ -132,6 +138,12 @@ def test_random_weights_tell_images_apart(random_encoder: Encoder) -> None:
     assert cosines[hues[:, None] != hues].mean() < 0.9, "different images get clearly different vectors"
     np.fill_diagonal(cosines, -1)
     assert (hues[cosines.argmax(axis=1)] == hues).mean() >= 0.8, "similar images get similar vectors"
+
+
+@pytest.mark.parametrize("name", ["CLIP", "Franca", "SigLIPv2"])
+def test_loading_is_silent(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    plan_encoder(name, weights="random", device="cpu").load()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_encode_checks_its_input_and_closes(random_encoder: Encoder) -> None:

@@ -164,7 +164,8 @@ def _checked_file(spec: ModelSpec, path: Path) -> Path:
     if companion is not None and not (path.parent / companion).is_file():
         raise WeightsError(
             f"{path.parent}: {path.name} is there, but {companion} is not.",
-            remedy=f"copy {companion} beside it, or: embeddings-assets weights fetch {spec.name}",
+            remedy=f"copy {companion} beside it; or delete it, then: "
+            f'embeddings-assets weights fetch "{spec.name}"',
         )
     suffixes = {Path(name).suffix for name in _file_names(spec)}
     if path.suffix not in suffixes:
