@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -183,16 +182,20 @@ def test_openais_torchscript_archive_gives_the_published_vectors(
     assert np.abs(vectors - reference(shared, "clip_vitb32.core")[:3]).max() <= MAX_ABS
 
 
-def test_quick_gelu_holds_whatever_the_config_says(parity_kit: Path, shared: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stated", [False, None, "absent"])
+def test_an_open_clip_folder_of_another_activation_is_refused(
+    parity_kit: Path, tmp_path: Path, stated: object
+) -> None:
     folder = tmp_path / "CLIP"
     folder.mkdir()
     (folder / "open_clip_model.safetensors").symlink_to(
         parity_kit / "clip_open_clip" / "open_clip_model.safetensors"
     )
-    shutil.copy(parity_kit / "clip_open_clip" / "open_clip_config.json", folder)
-    config = json.loads((folder / "open_clip_config.json").read_text())
-    config["model_cfg"]["quick_gelu"] = False
+    config = json.loads((parity_kit / "clip_open_clip" / "open_clip_config.json").read_text())
+    if stated == "absent":
+        del config["model_cfg"]["quick_gelu"]
+    else:
+        config["model_cfg"]["quick_gelu"] = stated
     (folder / "open_clip_config.json").write_text(json.dumps(config))
-    encoder = plan_encoder("CLIP", weights=tmp_path, device="cpu").load()
-    vectors = encoder.encode(kit_pixels(shared, kit_encoder(parity_kit, "clip-openai"), CORE)[:1])
-    assert np.abs(vectors - reference(shared, "clip_vitb32.core")[:1]).max() <= MAX_ABS
+    with pytest.raises(WeightsError, match="quick_gelu is not true"):
+        plan_encoder("CLIP", weights=tmp_path, device="cpu").load()

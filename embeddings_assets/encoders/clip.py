@@ -1,14 +1,17 @@
 """OpenAI CLIP ViT-B/32: recipe, parameters and forward pass of the image tower.
 
-Built as open_clip's `ViT-B-32-quickgelu`: OpenAI trained with QuickGELU, x * sigmoid(1.702 x), whatever an
-`open_clip_config.json` beside the weights says. The plain `ViT-B-32` would be off by up to 1.7e-3, silently.
+Built as open_clip's `ViT-B-32-quickgelu`: OpenAI trained with QuickGELU, x * sigmoid(1.702 x). The plain
+`ViT-B-32` would be off by up to 1.7e-3, silently; others' weights of the same shapes need the plain one.
 """
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.errors import WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +76,8 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     from embeddings_assets.encoders.checkpoint import load_parameters
 
     state = load_parameters(source, shapes(), _visual_name)
+    if source.path is not None and source.path.suffix == ".safetensors":
+        _require_quick_gelu(source.path.with_name("open_clip_config.json"))
     with torch.device("meta"):
         tower: torch.nn.Module = VisionTransformer(
             image_size=224,
@@ -86,6 +91,23 @@ def build(source: WeightsSource) -> "torch.nn.Module":
         )
     tower.load_state_dict(state, strict=True, assign=True)
     return tower.requires_grad_(False).eval()
+
+
+def _require_quick_gelu(config: Path) -> None:
+    """Refuse an open_clip folder of a model that was not trained with QuickGELU, such as LAION's.
+
+    Raises:
+        WeightsError: `model_cfg.quick_gelu` is not true; open_clip takes a missing one as false.
+    """
+    try:
+        quick = json.loads(config.read_text(encoding="utf-8"))["model_cfg"].get("quick_gelu")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{config}: no open_clip configuration ({error!r}).") from error
+    if quick is not True:
+        raise WeightsError(
+            f"{config}: model_cfg.quick_gelu is not true: not OpenAI's CLIP, or saved under the wrong name.",
+            remedy='set it to true if they are OpenAI\'s, or: embeddings-assets weights fetch "CLIP"',
+        )
 
 
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
