@@ -1,0 +1,138 @@
+"""The assets: the manifests of the datasets, and one asset of embeddings per model of the catalog.
+
+An asset turns its partition key into catalog names, calls a resource, and describes what came of it. The
+work itself is done in the other rooms.
+"""
+
+import importlib
+from pathlib import Path
+
+import dagster as dg
+
+from embeddings_assets.catalog import ModelSpec
+from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
+from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.metadata import embedding_metadata, manifest_metadata
+from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
+from embeddings_assets.graph.resources import DataResource, GpuResource
+from embeddings_assets.graph.tables import embedding_table, manifest_table
+from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.footer import digest
+from embeddings_assets.store.schema import MANIFEST_NAME, SCHEMA_VERSION
+
+OWNERS = ["team:research"]
+GPU_POOL = "gpu"
+PROCESSED = dg.AssetKey("processed_images")
+
+
+def embeddings_key(model: ModelSpec) -> dg.AssetKey:
+    return dg.AssetKey(["embeddings", model.name])
+
+
+@dg.asset(
+    key=PROCESSED,
+    partitions_def=dataset_splits,
+    group_name="datasets",
+    kinds={"dataset", "parquet"},
+    owners=OWNERS,
+    description="One manifest per dataset and split: every usable image with its label, digest and size.",
+    metadata={"dagster/column_schema": manifest_table()},
+    code_version=f"manifest-schema{SCHEMA_VERSION}",
+)
+def processed_images(context: dg.AssetExecutionContext, data: DataResource) -> dg.MaterializeResult:
+    with shown_as_failures():
+        dataset, split = dataset_and_split(context.partition_key)
+        report = data.prepare(dataset, split, context.log)
+        manifest = data.paths.processed_split(dataset, split) / MANIFEST_NAME
+        return dg.MaterializeResult(
+            metadata=manifest_metadata(report, manifest, _image_folder(data.paths, dataset, split)),
+            data_version=dg.DataVersion(report.fingerprint),
+        )
+
+
+def embeddings_asset(
+    model: ModelSpec, width: str, automation_condition: dg.AutomationCondition | None = None
+) -> dg.AssetsDefinition:
+    """The asset `embeddings/<model>`.
+
+    Args:
+        width: `contract` or `native`; part of the schema and the code version, so fixed when it is built.
+    """
+    stored = model.stored_width(width)
+
+    @dg.asset(
+        key=embeddings_key(model),
+        deps=[PROCESSED],
+        partitions_def=dataset_splits,
+        group_name="embeddings",
+        kinds={"pytorch", "parquet", *(["huggingface"] if model.hub_repo else [])},
+        owners=OWNERS,
+        tags={"encoder": model.encoder, "width": str(stored), "licence": _licence_tag(model)},
+        description=_description(model, stored),
+        metadata={
+            "dagster/column_schema": embedding_table(stored),
+            "architecture": model.architecture,
+            "checkpoint": model.checkpoint,
+            "licence": model.licence,
+            "homepage": dg.MetadataValue.url(model.homepage),
+            "paper": dg.MetadataValue.url(model.citation),
+        },
+        pool=GPU_POOL,
+        code_version=code_version(model, width),
+        automation_condition=automation_condition,
+    )
+    def embeddings(
+        context: dg.AssetExecutionContext, data: DataResource, gpu: GpuResource
+    ) -> dg.MaterializeResult:
+        from embeddings_assets.quality.maps import split_map
+
+        with shown_as_failures():
+            dataset, split = dataset_and_split(context.partition_key)
+            report = gpu.embed(model.name, width, dataset, split, data.paths, context.log)
+            folder = data.paths.embeddings_split(model.name, dataset, split)
+            return dg.MaterializeResult(
+                metadata=embedding_metadata(report, folder, split_map(folder)),
+                data_version=dg.DataVersion(report.sha256),
+            )
+
+    return embeddings
+
+
+def code_version(model: ModelSpec, width: str) -> str:
+    """Names everything in the code that decides a model's vectors; weights and precision are a run's."""
+    recipe = importlib.import_module(f"embeddings_assets.encoders.{model.encoder}").RECIPE
+    stored = model.stored_width(width)
+    identity = {
+        "checkpoint": model.checkpoint,
+        "recipe": recipe.as_dict(),
+        "width": stored,
+        "projection": [PROJECTION_NAME, PROJECTION_SHA256] if stored != model.native_width else None,
+        "schema_version": SCHEMA_VERSION,
+    }
+    return f"{model.encoder}-{stored}-schema{SCHEMA_VERSION}-{digest(identity)[:12]}"
+
+
+def _description(model: ModelSpec, stored: int) -> str:
+    projected = f", projected from {model.native_width}" if stored != model.native_width else ""
+    facts = (
+        f"{model.description}\n\nUnit vectors of width {stored}{projected}. Checkpoint "
+        f"[{model.checkpoint}]({model.homepage}). Licence: {model.licence}."
+    )
+    if not model.research_only:
+        return facts
+    return f"{facts}\n\n**Research only: neither these weights nor their vectors may be used commercially.**"
+
+
+def _licence_tag(model: ModelSpec) -> str:
+    return "research-only" if model.research_only else model.licence
+
+
+def _image_folder(paths: DataPaths, dataset: str, split: str) -> Path:
+    """Where the images of a manifest were found."""
+    from embeddings_assets.store.manifest import open_manifest
+
+    recorded = open_manifest(paths, dataset, split).footer.get("raw_folder")
+    raw = paths.raw_folder(dataset)
+    if recorded:
+        return Path(recorded)
+    return raw if raw.is_dir() else paths.processed / dataset

@@ -1,0 +1,248 @@
+"""The assets when they run: files, metadata, versions, failures that say what to do."""
+
+import base64
+import io
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pytest
+from graph_support import (
+    CLIP,
+    CUB,
+    PARTITION,
+    PROCESSED,
+    ROWS,
+    Graph,
+    failed,
+    failures,
+    graph_of,
+    materialization,
+    values,
+)
+from PIL import Image
+
+from embeddings_assets.catalog import DATASETS, MODELS
+from embeddings_assets.encoders.lock import write_random_lock
+from embeddings_assets.errors import EmbeddingsError, SettingsError
+from embeddings_assets.graph.build import build_definitions
+from embeddings_assets.graph.resources import DataResource, EncoderCache, GpuResource
+from embeddings_assets.pipeline import EncoderChoice
+from embeddings_assets.settings import Settings
+from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.reading import load_matrix, split_sha256
+
+pytest_plugins = ("graph_fixtures",)
+
+
+DINO = dg.AssetKey(["embeddings", "DINOv2"])
+
+
+def data_version(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> str:
+    return (materialization(result, key).tags or {})["dagster/data_version"]
+
+
+def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> None:
+    result = graph.run(PROCESSED, CLIP)
+    assert result.success, failures(result)
+    folder = graph.settings.paths.embeddings_split("CLIP", CUB, "test")
+    assert load_matrix(folder).shape == (ROWS, 512)
+
+    prepared = values(result, PROCESSED)
+    assert prepared["rows"] == prepared["dagster/partition_row_count"] == ROWS
+    assert prepared["classes"] == 5
+    assert prepared["ledger"] == 0
+    assert Path(prepared["raw_folder"]) == graph.settings.paths.raw_folder(CUB)
+    manifest = open_manifest(graph.settings.paths, CUB, "test")
+    assert data_version(result, PROCESSED) == prepared["fingerprint"] == manifest.fingerprint
+
+    embedded = values(result, CLIP)
+    assert embedded["status"] == "computed"
+    assert embedded["rows"] == embedded["computed"] == embedded["dagster/partition_row_count"] == ROWS
+    assert embedded["bytes"] == sum(path.stat().st_size for path in folder.glob("part-*.parquet"))
+    assert embedded["size_vs_raw"] == embedded["bytes"] / (ROWS * 512 * 4)
+    assert embedded["images_per_second"] > 0
+    shares = [embedded[f"{stage}_share"] for stage in ("load", "decode", "forward", "write", "other")]
+    assert sum(shares) == pytest.approx(1)
+    assert embedded["weights_trained"] == "no: random weights"
+    assert embedded["device"] == "cpu"
+    assert [column.name for column in embedded["dagster/column_schema"].columns][-1] == "embedding"
+    assert data_version(result, CLIP) == split_sha256(folder)
+    assert materialization(result, CLIP).partition == PARTITION
+    assert failed(result, CLIP) == {"weights_trained"}
+    assert failed(result, PROCESSED) == set()
+
+    assert len(embedded["map"]) < 50_000
+    picture = re.search(r"\(data:image/png;base64,([^)]+)\)", embedded["map"])
+    assert picture
+    assert Image.open(io.BytesIO(base64.b64decode(picture[1]))).format == "PNG"
+
+
+def test_an_identical_run_changes_nothing_and_keeps_the_data_versions(embedded: Graph) -> None:
+    graph = embedded
+    first = graph.run(PROCESSED, CLIP)
+    folder = graph.settings.paths.embeddings_split("CLIP", CUB, "test")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    second = graph.run(PROCESSED, CLIP)
+    assert values(second, PROCESSED)["status"] == values(second, CLIP)["status"] == "unchanged"
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    for key in (PROCESSED, CLIP):
+        assert data_version(first, key) == data_version(second, key)
+    assert "images_per_second" not in values(second, CLIP)
+
+
+def test_another_recipe_replaces_the_split_and_the_log_names_the_field(embedded: Graph) -> None:
+    graph = embedded
+    before = data_version(graph.run(CLIP), CLIP)
+    kept = graph.run(CLIP, gpu={"precision": "fast", "replace": False})
+    assert "another recipe: precision" in failures(kept)["embeddings__CLIP"].error_display_string
+    replaced = graph.run(CLIP, gpu={"precision": "fast", "batch_size": 4, "workers": 1})
+    metadata = values(replaced, CLIP)
+    assert metadata["changed_fields"] == ["precision", "compute_dtype"]
+    assert (metadata["precision"], metadata["batch_size"], metadata["workers"]) == ("fast", 4, 1)
+    assert any("another recipe (precision, compute_dtype)" in line for line in graph.log_of(replaced))
+    assert data_version(replaced, CLIP) != before
+
+
+def test_a_failed_model_leaves_the_others_alone(settings: Settings, encoders: EncoderCache) -> None:
+    weights = settings.data_root / "weights"
+    write_random_lock(weights)
+    (weights / "DINOv2").mkdir()
+    (weights / "DINOv2" / "model.safetensors").write_bytes(b"cut off")
+    graph = graph_of(replace(settings, weights=str(weights)), encoders)
+    result = graph.run(CLIP, DINO)
+    assert set(failures(result)) == {"embeddings__DINOv2"}
+    failure = failures(result)["embeddings__DINOv2"].user_failure_data
+    assert "model.safetensors is there, but config.json is not" in failure.description
+    assert failure.metadata["remedy"].value.endswith('weights fetch "DINOv2"')
+    assert values(result, CLIP)["rows"] == ROWS
+
+
+def test_a_failed_partition_leaves_the_others_alone(graph: Graph) -> None:
+    raw = graph.settings.paths.raw_folder(CUB)
+    manifest = open_manifest(graph.settings.paths, CUB, "train")
+    (raw.parent / manifest.slice(0, 1)["image_path"][0].as_py().removeprefix("raw/")).write_bytes(b"GIF?")
+    red = graph.run(PROCESSED, partition=f"{CUB}|train")
+    green = graph.run(PROCESSED, partition=PARTITION)
+    assert green.success
+    assert not red.success
+    failure = failures(red)["processed_images"].user_failure_data
+    assert "not_an_image" in failure.description
+    assert failure.metadata["remedy"].value
+    assert graph.instance.get_materialized_partitions(PROCESSED) == {PARTITION}
+
+
+def test_embeddings_without_their_manifest_say_what_is_missing(graph: Graph) -> None:
+    shutil.rmtree(graph.settings.paths.processed)
+    result = graph.run(CLIP)
+    failure = failures(result)["embeddings__CLIP"].user_failure_data
+    assert "no manifest" in failure.description
+    assert failure.metadata["remedy"].value == f'embeddings-assets prepare --dataset "{CUB}"'
+    assert not graph.settings.paths.processed.exists()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"root": "{outside}"},
+        {"root": "{root}/../elsewhere"},
+        {"root": "{root}/link"},
+        {"raw_dir": "{outside}"},
+        {"raw_dir": "{root}/../elsewhere"},
+    ],
+)
+def test_a_run_cannot_leave_the_data_root(graph: Graph, tmp_path: Path, config: dict[str, str]) -> None:
+    root = graph.settings.data_root
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (root / "link").symlink_to(outside)
+    given = {name: value.format(root=root, outside=outside) for name, value in config.items()}
+    result = graph.run(PROCESSED, data=given)
+    assert "outside the configured data root" in failures(result)["processed_images"].error_display_string
+    assert list(outside.iterdir()) == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_run_cannot_load_weights_from_elsewhere(graph: Graph, tmp_path: Path) -> None:
+    result = graph.run(CLIP, gpu={"weights": str(tmp_path / "outside")})
+    failure = failures(result)["embeddings__CLIP"].user_failure_data
+    assert "outside the configured folders" in failure.description
+    assert "EMBEDDINGS_WEIGHTS" in failure.metadata["remedy"].value
+
+
+def test_a_run_may_use_folders_inside_the_data_root(graph: Graph, tmp_path: Path) -> None:
+    root = graph.settings.data_root
+    mirror = tmp_path / "disk"
+    shutil.move(root / "raw", mirror)
+    (root / "mirror").symlink_to(mirror)
+    result = graph.run(PROCESSED, data={"root": str(root / "trial"), "raw_dir": str(root / "mirror")})
+    assert result.success, failures(result)
+    assert (root / "trial" / "processed" / CUB / "test" / "manifest.parquet").is_file()
+
+
+def test_an_unbound_resource_refuses_every_folder(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="not bound to a data root"):
+        DataResource(root=str(tmp_path)).paths  # noqa: B018
+
+
+def test_a_device_that_dagster_cannot_offer_is_refused() -> None:
+    with pytest.raises(SettingsError, match="EMBEDDINGS_DEVICE is 'cuda:1'"):
+        GpuResource.bound_to(Settings(device="cuda:1"))
+
+
+def test_unknown_values_are_refused_before_a_run_starts(graph: Graph) -> None:
+    for config in ({"precision": "double"}, {"device": "tpu"}, {"engine": "remote"}, {"batchsize": 3}):
+        with pytest.raises(dg.DagsterInvalidConfigError):
+            graph.run(CLIP, gpu=config)
+
+
+def test_configuring_one_field_keeps_what_the_settings_say_of_the_others(settings: Settings) -> None:
+    fast = Settings(data_root=settings.data_root, weights="random", device="cpu", precision="fast")
+    job = build_definitions(fast).resolve_implicit_global_asset_job_def()
+    config = dg.validate_run_config(job, {"resources": {"gpu": {"config": {"batch_size": 4}}}})
+    given = config["resources"]["gpu"]["config"]
+    assert (given["batch_size"], given["precision"], given["device"]) == (4, "fast", "cpu")
+    assert given["weights"] == "random"
+    assert config["resources"]["data"]["config"]["root"] == str(settings.data_root)
+
+
+def test_every_field_of_the_resources_is_described() -> None:
+    for resource in (DataResource, GpuResource):
+        for name, field in resource.model_fields.items():
+            assert field.description, name
+
+
+def test_partial_raw_data_is_refused_with_a_count_and_accepted_on_demand(graph: Graph) -> None:
+    images = sorted((graph.settings.paths.raw_folder(CUB) / "images").rglob("*.jpg"))
+    images[0].unlink()
+    refused = graph.run(PROCESSED)
+    assert "1 of 40 listed images are missing" in failures(refused)["processed_images"].error_display_string
+    partitions = [f"{CUB}|{split}" for split in ("train", "validation", "test")]
+    accepted = [graph.run(PROCESSED, partition=key, data={"allow_missing": True}) for key in partitions]
+    assert all(result.success for result in accepted)
+    tables = [values(result, PROCESSED).get("ledger_by_reason") for result in accepted]
+    records = [record.data for table in tables if table for record in table.records]
+    assert records == [{"reason": "missing", "images": 1}]
+
+
+def test_the_cache_loads_an_encoder_once_and_frees_it() -> None:
+    cache = EncoderCache()
+    choice = EncoderChoice("random", device="cpu")
+    encoder = cache.holder("CLIP", choice).load()
+    assert cache.holder("CLIP", choice).load() is encoder
+    cache.close()
+    with pytest.raises(EmbeddingsError, match="closed"):
+        encoder.encode(np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_the_catalog_is_the_graph(graph: Graph) -> None:
+    keys = graph.defs.resolve_asset_graph().get_all_asset_keys()
+    assert keys == {PROCESSED, *(dg.AssetKey(["embeddings", model.name]) for model in MODELS)}
+    nodes = graph.defs.resolve_asset_graph()
+    for key in keys:
+        partitions = nodes.get(key).partitions_def
+        assert partitions is not None
+        assert len(partitions.get_partition_keys()) == 3 * len(DATASETS)
