@@ -1,53 +1,100 @@
-"""Takes the README's pictures from a running web UI: python docs/take_pictures.py [URL] [FOLDER]
+"""Takes the README's pictures from a running web UI.
 
-Start it with `make demo` and `make dev`. Needs Debian's Chromium, or any at CHROMIUM.
+    make demo && make dev
+    .venv/bin/python docs/take_pictures.py http://127.0.0.1:3000
+
+Writes `images/asset_graph.png` and `images/partition_matrix.png` beside this file. Needs Chromium (Debian's
+package `chromium`, or the path given by --chromium).
 """
 
+import argparse
+import io
 import shutil
-import sys
 from pathlib import Path
 
+from PIL import Image, ImageChops
 from playwright.sync_api import Page, sync_playwright
 
-WINDOW = {"width": 1400, "height": 900}
-NAVIGATION = 240  # pixels of the bar on the left, which is left out
-MODEL = "DINOv2"
+IMAGES = Path(__file__).resolve().parent / "images"
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
+PARTITION = "CUB-200-2011%7Ctrain"
+WIDTH = 1400  # pixels
+MARGIN = 24
+DARKER = 6  # grey levels by which content differs from the background and its dots
 
 
-def asset_graph(page: Page, url: str, folder: Path) -> None:
-    """The graph of all assets."""
-    page.goto(f"{url}/assets/processed_images?view=lineage&lineageScope=downstream")
-    page.wait_for_selector("text=SigLIPv2", timeout=60_000)
-    page.wait_for_timeout(5000)  # the layout and the partitions' status arrive one after the other
-    area = {"x": NAVIGATION + 290, "y": 205, "width": 580, "height": 680}
-    page.screenshot(path=folder / "asset_graph.png", clip=area)
+def open_page(page: Page, url: str) -> None:
+    page.goto(url)
+    page.wait_for_load_state("networkidle")
+    hide = page.get_by_text("Hide navigation")
+    if hide.count():
+        hide.click()
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(1500)
 
 
-def partition_matrix(page: Page, url: str, folder: Path) -> None:
-    """The dataset x split matrix of one model, and the metadata of one partition."""
-    page.goto(f"{url}/assets/embeddings/{MODEL}?view=partitions&partition=CUB-200-2011%7Ctrain")
-    page.wait_for_selector("text=dagster/partition_row_count", timeout=60_000)
-    page.wait_for_timeout(3000)
-    area = {"x": NAVIGATION, "y": 0, "width": WINDOW["width"] - NAVIGATION, "height": 640}
-    page.screenshot(path=folder / "partition_matrix.png", clip=area)
+def asset_graph(page: Page, url: str) -> Image.Image:
+    """The lineage with both groups open."""
+    open_page(page, f"{url}/asset-groups")
+    page.keyboard.press("Alt+e")
+    page.wait_for_timeout(1000)
+    # Opened again with the groups already open, so that all of it is fitted into the window.
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    page.get_by_text("18 partitions").nth(4).wait_for()
+    page.wait_for_timeout(2000)
+    nodes = page.locator("foreignObject").evaluate_all(
+        "nodes => nodes.map(node => node.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
+    )
+    left, top = (min(box[side] for box in nodes) - MARGIN for side in (0, 1))
+    right, bottom = (max(box[side] for box in nodes) + MARGIN for side in (2, 3))
+    clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip)))
 
 
-def main(url: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"),
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
+def partition_matrix(page: Page, url: str) -> Image.Image:
+    """The partitions of one embeddings asset, with the metadata of one of them."""
+    open_page(page, f"{url}/assets/embeddings/CLIP?view=partitions&partition={PARTITION}")
+    page.get_by_text("partition_row_count").wait_for()
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
+def cropped(picture: Image.Image) -> Image.Image:
+    """Without empty margins, no wider than WIDTH."""
+    picture = picture.convert("RGB")
+    paper = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
+    box = (
+        ImageChops.difference(picture, paper)
+        .convert("L")
+        .point(lambda level: 255 * (level > DARKER))
+        .getbbox()
+    )
+    if box is not None:
+        left, top, right, bottom = box
+        edges = max(0, left - MARGIN), max(0, top - MARGIN), right + MARGIN, bottom + MARGIN
+        picture = picture.crop((*edges[:2], min(picture.width, edges[2]), min(picture.height, edges[3])))
+    if picture.width > WIDTH:
+        picture = picture.resize(
+            (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
         )
-        page = browser.new_page(viewport=WINDOW)
-        asset_graph(page, url, folder)
-        partition_matrix(page, url, folder)
+    return picture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Take the README's pictures from a running web UI.")
+    parser.add_argument("url", help="address of the web UI, such as http://127.0.0.1:3000")
+    parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of the browser")
+    arguments = parser.parse_args()
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
+        for name, take in (("asset_graph", asset_graph), ("partition_matrix", partition_matrix)):
+            page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+            picture = cropped(take(page, arguments.url.rstrip("/")))
+            picture.quantize(256).save(IMAGES / f"{name}.png", optimize=True)
+            page.close()
         browser.close()
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    main(
-        arguments[0] if arguments else "http://127.0.0.1:3000",
-        Path(arguments[1]) if len(arguments) > 1 else Path(__file__).parent / "images",
-    )
+    main()

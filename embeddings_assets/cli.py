@@ -1,7 +1,9 @@
 """The command line `embeddings-assets`. It parses, calls the rooms, and shows what they return."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -42,11 +44,18 @@ def run(command: typer.Typer) -> None:
 
         show_error(error)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Ctrl-C inside ends the command with a word on how to go on."""
+    try:
+        yield
     except KeyboardInterrupt:
         from embeddings_assets.console import err
 
-        err.print("Stopped. Finished shards are kept: the same command goes on from there.")
-        sys.exit(_STOPPED)
+        err.print("Stopped. What is finished is kept: the same command goes on from there.")
+        raise typer.Exit(_STOPPED) from None
 
 
 @app.command()
@@ -78,7 +87,7 @@ def prepare(
     failed = False
     for name in names_of("dataset", dataset):
         try:
-            with progress_bar(name) as progress:
+            with _stoppable(), progress_bar(name) as progress:
                 reports = prepare_dataset(
                     name,
                     paths,
@@ -161,7 +170,7 @@ def extract(
         strict=strict,
         replace=replace,
     )
-    with progress_bars() as progress:
+    with _stoppable(), progress_bars() as progress:
         outcomes = process_all(*names, paths, choice, options=options, progress=progress)
     show_outcomes(outcomes, paths.embeddings)
     if any(outcome.report and outcome.report.footer.get("trained") is False for outcome in outcomes):
@@ -256,7 +265,9 @@ def demo(
         remove_demo(settings)
         out.print("The demo's data and runs are deleted.")
         return
-    show_demo(run_demo(settings, progress=lambda line: err.print(line, markup=False, soft_wrap=True)))
+    with _stoppable():
+        rows = run_demo(settings, progress=lambda line: err.print(line, markup=False, soft_wrap=True))
+    show_demo(rows)
     out.print("The vectors are of untrained weights, as every warning says. Next: make dev")
 
 

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,31 @@ def test_a_corrupt_image_is_named_and_one_among_many_is_a_ledger_row(project: Pa
     assert accepted.returncode == 0, accepted.stderr
     assert command(project, "verify").returncode == 0
     assert load_table(paths.embeddings_split("CLIP", DATASET, "train")).num_rows == 35
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(tree: Path, tmp_path: Path) -> None:
+    shutil.copytree(tree, tmp_path / "project")
+    extract = [*COMMAND, "extract", "--model", "CLIP", "--dataset", DATASET, "--weights", "random"]
+    extract += ["--split", "train", "--shard-rows", "4", "--batch-size", "4"]
+    with subprocess.Popen(
+        extract, cwd=tmp_path / "project", stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "project/data/embeddings/.staging").rglob("shard-000001")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "Stopped" in said
+    assert "Traceback" not in said
+    staged = len(list((tmp_path / "project/data/embeddings/.staging").rglob("shard-*")))
+    assert 2 <= staged < 9
+    again = run(tmp_path / "project", *extract)
+    assert again.returncode == 0, again.stderr
+    verified = command(tmp_path / "project", "verify")
+    assert verified.returncode == 0
+    assert not (tmp_path / "project/data/embeddings/.staging").exists()
 
 
 def test_prepare_reports_every_split(tree: Path, tmp_path: Path) -> None:

@@ -63,10 +63,10 @@ def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> 
     assert embedded["status"] == "computed"
     assert embedded["rows"] == embedded["computed"] == embedded["dagster/partition_row_count"] == ROWS
     assert embedded["bytes"] == sum(path.stat().st_size for path in folder.glob("part-*.parquet"))
-    assert embedded["size_vs_raw"] == embedded["bytes"] / (ROWS * 512 * 4)
+    assert embedded["size_vs_raw"] == pytest.approx(embedded["bytes"] / (ROWS * 512 * 4), abs=1e-4)
     assert embedded["images_per_second"] > 0
     shares = [embedded[f"{stage}_share"] for stage in ("load", "decode", "forward", "write", "other")]
-    assert sum(shares) == pytest.approx(1)
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert embedded["weights_trained"] == "no: random weights"
     assert embedded["device"] == "cpu"
     assert [column.name for column in embedded["dagster/column_schema"].columns][-1] == "embedding"
