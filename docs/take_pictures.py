@@ -19,6 +19,12 @@ IMAGES = Path(__file__).resolve().parent / "images"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 PARTITION = "CUB-200-2011%7Ctrain"
 WIDTH = 1400  # pixels
+# Tall enough for the whole graph at its own size; as wide as a laptop for the page with the partitions.
+VIEWPORTS = {
+    "asset_graph": {"width": 1400, "height": 1250},
+    "partition_matrix": {"width": 1200, "height": 860},
+}
+SCALE = 2
 MARGIN = 24
 DARKER = 6  # grey levels by which content differs from the background and its dots
 
@@ -43,11 +49,11 @@ def asset_graph(page: Page, url: str) -> Image.Image:
     page.wait_for_load_state("networkidle")
     page.get_by_text("18 partitions").nth(4).wait_for()
     page.wait_for_timeout(2000)
-    nodes = page.locator("foreignObject").evaluate_all(
-        "nodes => nodes.map(node => node.getBoundingClientRect()).map(box => [box.left, box.top, box.right, box.bottom])"
-    )
-    left, top = (min(box[side] for box in nodes) - MARGIN for side in (0, 1))
-    right, bottom = (max(box[side] for box in nodes) + MARGIN for side in (2, 3))
+    nodes = [node.bounding_box() for node in page.locator("foreignObject").all()]
+    boxes = [box for box in nodes if box is not None]
+    left, top = (min(box[side] for box in boxes) - MARGIN for side in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes) + MARGIN
+    bottom = max(box["y"] + box["height"] for box in boxes) + MARGIN
     clip = {"x": left, "y": top, "width": right - left, "height": bottom - top}
     return Image.open(io.BytesIO(page.screenshot(clip=clip)))
 
@@ -89,9 +95,9 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
         for name, take in (("asset_graph", asset_graph), ("partition_matrix", partition_matrix)):
-            page = browser.new_page(viewport={"width": WIDTH, "height": 900})
+            page = browser.new_page(viewport=VIEWPORTS[name], device_scale_factor=SCALE)
             picture = cropped(take(page, arguments.url.rstrip("/")))
-            picture.quantize(256).save(IMAGES / f"{name}.png", optimize=True)
+            picture.save(IMAGES / f"{name}.png", optimize=True)
             page.close()
         browser.close()
 

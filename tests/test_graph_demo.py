@@ -1,6 +1,11 @@
 """The demo: what it refuses to touch, what it says of a partition, what it leaves behind when removed."""
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -139,3 +144,20 @@ def test_removing_the_demo_keeps_embeddings_made_from_other_manifests(settings: 
     assert part_files(kept)
     assert not settings.paths.embeddings_split("CLIP", CUB, "test").exists()
     assert CLIP.path[-1] == kept.parts[-3]
+
+
+def test_ctrl_c_ends_the_demo_not_just_a_step(home: dg.DagsterInstance, tmp_path: Path) -> None:
+    environment = {**os.environ, "EMBEDDINGS_DATA": str(tmp_path / "data"), "EMBEDDINGS_WEIGHTS": "random"}
+    command = [sys.executable, "-m", "embeddings_assets.cli", "demo"]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as demo:
+        deadline = time.monotonic() + 180
+        while not (tmp_path / "data" / "embeddings" / ".staging").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        demo.send_signal(signal.SIGINT)
+        _, said = demo.communicate(timeout=120)
+    assert demo.returncode == 130
+    assert "Stopped" in said
+    assert "FGVC-Aircraft / train" not in said

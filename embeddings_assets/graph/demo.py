@@ -124,10 +124,19 @@ def materialize_partition(
         tags=DEMO_TAG,
         raise_on_error=False,
     )
+    _stop_if_interrupted(result)
     return [
         _row(result, key, job.asset_layer.asset_graph.get_check_keys_for_assets({key}), dataset, split)
         for key in (PROCESSED, *(embeddings_key(model) for model in MODELS))
     ]
+
+
+def _stop_if_interrupted(result: dg.ExecuteInProcessResult) -> None:
+    """Dagster turns SIGINT and SIGTERM into the failure of a step; to the demo they mean the end."""
+    for event in result.all_events:
+        error = event.step_failure_data.error if event.is_step_failure else None
+        if error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            raise KeyboardInterrupt
 
 
 def _row(
