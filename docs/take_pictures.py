@@ -18,7 +18,7 @@ from playwright.sync_api import Page, sync_playwright
 IMAGES = Path(__file__).resolve().parent / "images"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
 PARTITION = "CUB-200-2011%7Ctrain"
-WIDTH = 1400  # pixels
+WIDTHS = {"asset_graph": 1000, "partition_matrix": 1400}  # pixels
 # Tall enough for the whole graph at its own size; as wide as a laptop for the page with the partitions.
 VIEWPORTS = {
     "asset_graph": {"width": 1400, "height": 1250},
@@ -65,8 +65,8 @@ def partition_matrix(page: Page, url: str) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot()))
 
 
-def cropped(picture: Image.Image) -> Image.Image:
-    """Without empty margins, no wider than WIDTH."""
+def cropped(picture: Image.Image, width: int) -> Image.Image:
+    """Without empty margins, no wider than `width`."""
     picture = picture.convert("RGB")
     paper = Image.new("RGB", picture.size, picture.getpixel((0, picture.height - 1)))
     box = (
@@ -79,10 +79,9 @@ def cropped(picture: Image.Image) -> Image.Image:
         left, top, right, bottom = box
         edges = max(0, left - MARGIN), max(0, top - MARGIN), right + MARGIN, bottom + MARGIN
         picture = picture.crop((*edges[:2], min(picture.width, edges[2]), min(picture.height, edges[3])))
-    if picture.width > WIDTH:
-        picture = picture.resize(
-            (WIDTH, round(picture.height * WIDTH / picture.width)), Image.Resampling.LANCZOS
-        )
+    if picture.width > width:
+        height = round(picture.height * width / picture.width)
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
     return picture
 
 
@@ -96,7 +95,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
         for name, take in (("asset_graph", asset_graph), ("partition_matrix", partition_matrix)):
             page = browser.new_page(viewport=VIEWPORTS[name], device_scale_factor=SCALE)
-            picture = cropped(take(page, arguments.url.rstrip("/")))
+            picture = cropped(take(page, arguments.url.rstrip("/")), WIDTHS[name])
             picture.save(IMAGES / f"{name}.png", optimize=True)
             page.close()
         browser.close()
