@@ -24,10 +24,10 @@ def extract_embeddings_batch(
     model_name: str,
     *,
     weights: str | Path | None = None,
-    precision: str | None = None,
+    precision: str = "exact",
     width: str | None = None,
     batch_size: int | None = None,
-    device: str | None = None,
+    device: str = "auto",
 ) -> np.ndarray:
     """Embed images held in memory or on disk.
 
@@ -36,7 +36,7 @@ def extract_embeddings_batch(
         model_name: a catalog name, such as `CLIP`.
         weights: `random`, a weights root, or the model's own folder or file; None takes EMBEDDINGS_WEIGHTS,
             then downloads.
-        precision: `exact` (default) or `fast`.
+        precision: `exact` or `fast`.
         width: None for the contract's width, `native` for the width before the projection.
 
     Returns:
@@ -47,7 +47,7 @@ def extract_embeddings_batch(
     """
     from embeddings_assets.encoders.batch import embed_images
 
-    plan = _choice(weights, precision, width, device).plan(model_name)
+    plan = _choice(weights, precision, width or "contract", device).plan(model_name)
     return embed_images(images, plan, batch_size)
 
 
@@ -70,6 +70,7 @@ def process_model(
         data_dir: folder of the manifests (default `<data root>/processed`); a dataset never prepared is
             prepared from the raw folder beside it.
         output_dir: folder of the embeddings (default `<data root>/embeddings`).
+        weights, precision, width, device: as the environment says where None (EMBEDDINGS_WEIGHTS ...).
         split: `train`, `validation` or `test`; None for all three.
         options: fields of `ExtractionOptions`, such as `batch_size` or `replace`.
 
@@ -169,7 +170,7 @@ def _choice(
     return EncoderChoice(
         weights=settings.weights if weights is None else weights,
         fetch=weights is None,
-        precision=precision or settings.precision,
-        width=width or settings.width,
-        device=device or settings.device,
+        precision=settings.precision if precision is None else precision,
+        width=settings.width if width is None else width,
+        device=settings.device if device is None else device,
     )

@@ -235,7 +235,7 @@ def get_split(name: str) -> str:
 
 
 def _lookup(kind: str, name: str, rows: Mapping[str, Row]) -> Row:
-    if name in rows:
+    if isinstance(name, str) and name in rows:
         return rows[name]
     by_lower = {known.lower(): known for known in rows}
     asked = str(name).lower()

@@ -157,9 +157,9 @@ def extract(
     choice = EncoderChoice(
         weights=settings.weights if weights is None else weights,
         fetch=weights is None,
-        precision=precision or settings.precision,
+        precision=settings.precision if precision is None else precision,
         width=settings.width,
-        device=device or settings.device,
+        device=settings.device if device is None else device,
     )
     names = names_of("model", model), names_of("dataset", dataset), names_of("split", split)
     options = ExtractionOptions(
@@ -217,7 +217,9 @@ def verify(
             verified += 1
     if wrong:
         table("What is wrong", ("Split", "Check", "Expected", "Found"), wrong)
-        err.print("  To mend: move a wrong split away and run `embeddings-assets extract` again.")
+        err.print(
+            "  To mend: delete a wrong split, or move it away, and run `embeddings-assets extract` again."
+        )
         raise typer.Exit(1)
     out.print(f"{verified} splits verified, nothing wrong.")
 
@@ -329,7 +331,7 @@ def weights_verify(root: RootOption = None) -> None:
 def _weights_root(root: Path | None) -> Path:
     from embeddings_assets.settings import Settings
 
-    return root or Path(Settings.from_environment().weights)
+    return root or Settings.from_environment().weights_root
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.encoders.encoder import Encoder, EncoderPlan, plan_encoder, resolve_device
 from embeddings_assets.encoders.fetch import find_or_fetch
 from embeddings_assets.encoders.weights import find_weights
-from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.extraction.engine import extract_split, store_vectors
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths
@@ -92,6 +92,8 @@ class EncoderChoice:
             WeightsError: no usable weights.
             SettingsError: a device or precision that cannot be had.
         """
+        if not str(self.weights):
+            raise SettingsError("No weights are named.", remedy="--weights DIR, or --weights random")
         can_fetch = self.fetch and str(self.weights) != RANDOM_WEIGHTS
         source = find_or_fetch(model, Path(self.weights)) if can_fetch else find_weights(model, self.weights)
         return plan_encoder(

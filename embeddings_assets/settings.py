@@ -74,6 +74,11 @@ class Settings:
         )
 
     @property
+    def weights_root(self) -> Path:
+        """Where checkpoints lie or would be put, also while `random` ones are asked for."""
+        return self.data_root / "weights" if self.weights == RANDOM_WEIGHTS else Path(self.weights)
+
+    @property
     def paths(self) -> DataPaths:
         return DataPaths.from_root(self.data_root)
 

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from image_tree import CLASSES, DATASET, write_image, write_tree
 from PIL import Image
 from stub_encoder import StubEncoder
 
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.errors import BadImagesError, SplitBusyError, StoreError
+from embeddings_assets.errors import BadImagesError, SettingsError, SplitBusyError, StoreError
 from embeddings_assets.extraction.engine import extract_split, store_vectors
 from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
 from embeddings_assets.settings import DataPaths
@@ -244,6 +245,70 @@ def test_files_of_the_user_are_never_swapped_away(paths: DataPaths) -> None:
         run(paths, StubEncoder(precision="fast"), replace=True)
     assert notes.read_text() == "mine"
     assert failed(paths) == []
+
+
+def test_a_parquet_of_the_user_is_never_replaced(paths: DataPaths) -> None:
+    folder(paths).mkdir(parents=True)
+    mine = folder(paths) / "part-00000.parquet"
+    pd.DataFrame({"mine": [1, 2]}).to_parquet(mine)
+    before = mine.read_bytes()
+    for replace in (False, True):
+        with pytest.raises(StoreError, match="not part of a split"):
+            run(paths, replace=replace)
+    assert mine.read_bytes() == before
+
+
+def test_a_split_that_cannot_be_read_is_replaced_only_on_request(paths: DataPaths) -> None:
+    run(paths)
+    part = part_files(folder(paths))[0]
+    part.write_bytes(part.read_bytes()[:-30])
+    with pytest.raises(StoreError, match="cannot be read") as refusal:
+        run(paths)
+    assert "--replace" in str(refusal.value)
+    assert run(paths, replace=True).computed == ROWS
+    assert failed(paths) == []
+
+
+def test_a_damaged_vector_is_not_reused(paths: DataPaths) -> None:
+    run(paths)
+    part = part_files(folder(paths))[0]
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 4
+    part.write_bytes(data)
+    write_image(images(paths)[30], seed=999)
+    prepare_dataset(DATASET, paths)
+    report = run(paths)
+    assert (report.computed, report.reused) == (ROWS, 0)
+    assert failed(paths) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"shard_rows": -5},
+        {"workers": -1},
+        {"max_bad_share": 5},
+        {"max_bad_share": float("nan")},
+    ],
+)
+def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
+    with pytest.raises(SettingsError, match=next(iter(options))):
+        ExtractionOptions(**options)
+
+
+def test_an_output_in_a_place_that_holds_no_files_is_one_error(paths: DataPaths) -> None:
+    nowhere = DataPaths.from_folders(paths.processed, Path("/proc/embeddings"))
+    with pytest.raises(StoreError, match="cannot be created"):
+        run(nowhere)
+
+
+def test_a_file_where_the_split_should_be_is_one_error(paths: DataPaths) -> None:
+    folder(paths).parent.mkdir(parents=True)
+    folder(paths).write_text("a file")
+    with pytest.raises(StoreError, match="train"):
+        run(paths)
+    assert folder(paths).read_text() == "a file"
 
 
 def test_an_output_that_cannot_be_written_is_one_clear_error(paths: DataPaths) -> None:

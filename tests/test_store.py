@@ -19,7 +19,7 @@ from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import StoreError
 from embeddings_assets.extraction.engine import extract_split
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import open_writer
+from embeddings_assets.store.files import open_writer, replace_table
 from embeddings_assets.store.footer import recipe_fingerprint
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_frame, load_matrix, part_files, split_bytes
@@ -165,6 +165,17 @@ def test_many_rows_make_several_parts_that_depend_on_the_row_number_alone(tmp_pa
     assert written[0] == written[1]
 
 
+def test_a_writer_reads_back_what_it_wrote(tmp_path: Path, part: Path) -> None:
+    footer = {"width": 512, "dataset": DATASET, "split": "train", "model": "CLIP"}
+    (tmp_path / "other").mkdir()
+    shutil.copy(part, tmp_path / "other" / "part-00001.parquet")  # files that are not what was written
+    carried = pq.ParquetFile(part).read()
+    with SplitWriter(tmp_path / "other", footer, ROWS) as writer:
+        writer.append(carried, load_matrix(part.parent))
+        with pytest.raises(StoreError, match="read back differ"):
+            writer.finish(LEDGER_SCHEMA.empty_table())
+
+
 def test_a_writer_refuses_another_number_of_rows(tmp_path: Path) -> None:
     footer = {"width": 4, "dataset": DATASET, "split": "train", "model": "CLIP"}
     with (
@@ -235,6 +246,31 @@ def test_verify_finds_what_is_wrong(
     assert check in failed(paths)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_one_flipped_bit_is_found(paths: DataPaths, part: Path, place: float) -> None:
+    data = bytearray(part.read_bytes())
+    data[int(len(data) * place)] ^= 4
+    part.write_bytes(data)
+    assert failed(paths) == {"readable"}
+    with pytest.raises(StoreError, match="part-00000"):
+        load_matrix(part.parent)
+
+
+def test_a_split_whose_parts_are_gone_is_found(paths: DataPaths, part: Path) -> None:
+    (paths.embeddings / "CLIP" / "loop").symlink_to(paths.embeddings)
+    part.unlink()
+    folders = list(split_folders(paths.embeddings))
+    assert part.parent in folders
+    assert len(folders) == 3
+    assert failed(paths) == {"readable"}
+
+
+@pytest.mark.parametrize("columns", [[], ["nope"], "label"])
+def test_columns_that_are_not_there_are_an_error(part: Path, columns: list[str]) -> None:
+    with pytest.raises(StoreError, match="asked for"):
+        load_frame(part.parent, columns)
+
+
 def test_verify_notices_a_footer_whose_fingerprint_was_not_updated(paths: DataPaths, part: Path) -> None:
     footer = json.loads(pq.read_metadata(part).metadata[FOOTER_KEY])
     footer["precision"] = "fast"
@@ -278,9 +314,20 @@ def test_a_damaged_manifest_names_itself_and_the_command(paths: DataPaths, conte
     assert "embeddings-assets prepare" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("rows", 7), ("rows", None), ("fingerprint", None), ("options", 3), ("raw_folder", 5)]
+)
+def test_a_manifest_with_a_damaged_footer_is_refused(paths: DataPaths, name: str, value: object) -> None:
+    where = paths.processed_split(DATASET, "train") / "manifest.parquet"
+    footer = json.loads(pq.read_metadata(where).metadata[FOOTER_KEY])
+    replace_table(pq.ParquetFile(where).read(), where, {**footer, name: value})
+    with pytest.raises(StoreError, match=name):
+        open_manifest(paths, DATASET, "train")
+
+
 def test_a_manifest_never_leads_outside_the_data_root(paths: DataPaths) -> None:
     manifest = open_manifest(paths, DATASET, "train")
-    for outside in ("/etc/passwd", "raw/../../secret", "elsewhere/a.jpg", "raw", ".."):
+    for outside in ("/etc/passwd", "raw/../../secret", "elsewhere/a.jpg", "raw", "..", "raw/a\0b"):
         with pytest.raises(StoreError, match="does not lie below"):
             manifest.resolve(outside)
 

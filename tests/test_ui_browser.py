@@ -18,10 +18,11 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from graph_support import CLIP, CUB
+from graph_support import CLIP, CUB, PROCESSED, Graph
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
-from embeddings_assets.settings import DataPaths
+from embeddings_assets.graph.build import build_definitions
+from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.reading import load_table
 
 pytest_plugins = ("graph_fixtures",)
@@ -77,13 +78,18 @@ def is_up(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def web(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """`dagster dev` over a prepared dataset without embeddings."""
+    """`dagster dev` over one dataset that is prepared, and has no embeddings."""
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
     root = tmp_path_factory.mktemp("web")
     shutil.copytree(prepared_root, root / "data")
     (root / "home").mkdir()
     shutil.copy(REPOSITORY / "dagster.yaml", root / "home")
+    settings = Settings(data_root=root / "data", weights="random")
+    with dg.DagsterInstance.from_config(str(root / "home")) as instance:
+        graph = Graph(settings, build_definitions(settings), instance)
+        for split in SPLITS:
+            assert graph.run(PROCESSED, partition=f"{CUB}|{split}").success
     port = free_port()
     web = Web(f"http://127.0.0.1:{port}", root / "home", root / "data")
     environment = {

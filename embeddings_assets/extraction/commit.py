@@ -72,6 +72,10 @@ def commit_shards(
         ledgers.append(shard.ledger)
         rows += len(shard.positions)
     ledger = pa.concat_tables([LEDGER_SCHEMA.empty_table(), *ledgers])
+    if rows + ledger.num_rows != manifest.rows:
+        raise StoreError(
+            f"{manifest.path}: {rows} vectors and {ledger.num_rows} ledger rows for {manifest.rows} images."
+        )
     if rows == 0:
         raise BadImagesError(f"{manifest.path}: none of its {manifest.rows} images could be used.")
     assembled = _assembly_folder(staging)
@@ -96,6 +100,8 @@ def commit_vectors(
     Raises:
         StoreError: another number of rows or width, or vectors that break the contract.
     """
+    if vectors.ndim != 2:
+        raise StoreError(f"Vectors of shape {vectors.shape}; expected ({manifest.rows}, {footer['width']}).")
     if len(vectors) != manifest.rows:
         raise StoreError(
             f"{len(vectors)} vectors for {manifest.dataset}/{manifest.split}, whose manifest has "

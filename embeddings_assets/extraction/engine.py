@@ -21,16 +21,17 @@ from embeddings_assets.extraction.planning import ShardPlan, StandingVectors
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
 from embeddings_assets.extraction.source import EncoderSource
 from embeddings_assets.extraction.standing import is_current, standing_footer
+from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.manifest import Manifest
-from embeddings_assets.store.reading import load_ledger, split_bytes, split_sha256
+from embeddings_assets.store.reading import load_ledger, read_split_footer, split_bytes, split_sha256
 from embeddings_assets.store.staging import (
     locked_staging,
-    refuse_foreign_files,
 )
 
 _MOST_WORKERS = 8
 
 
+@disk_errors()
 def extract_split(
     manifest: Manifest,
     source: EncoderSource,
@@ -58,7 +59,7 @@ def extract_split(
     footer = split_footer(manifest, source.footer())
     # Versions of libraries are recorded, but a new one alone is no reason to compute again.
     decisive = {name: value for name, value in footer.items() if name != "libraries"}
-    standing = standing_footer(target)
+    standing = standing_footer(target, replace=options.replace)
     if standing is not None and is_current(target, standing, decisive):
         _check_policy(load_ledger(target), manifest.rows, options, target)
         return _report(manifest, target, standing, "unchanged", seconds=time.perf_counter() - started)
@@ -66,10 +67,9 @@ def extract_split(
     clock = StageClock()
     staging = _staging_folder(staging_root, target)
     with locked_staging(staging, staging_root, target):
-        standing = standing_footer(target)  # again: taking the lock may have brought back a split set aside
+        # Again: taking the lock may have brought back a split that a crash had set aside.
+        standing = standing_footer(target, replace=options.replace)
         changed = changed_fields(standing, footer, target, replace=options.replace)
-        if target.exists():
-            refuse_foreign_files(target)
         shards = ShardPlan.create(staging, manifest, footer["recipe_fingerprint"], options.shard_rows)
         _empty(staging, keep=shards.folder)
         shards.folder.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def extract_split(
     return _report(
         manifest,
         target,
-        standing_footer(target) or footer,
+        read_split_footer(target) or footer,
         "computed",
         computed=filler.computed,
         reused=filler.reused,
@@ -111,10 +111,15 @@ def extract_split(
 def _empty(staging: Path, keep: Path | None = None) -> None:
     """Delete what is staged, but for one plan: shards of another recipe, manifest or size, and assemblies."""
     for entry in staging.iterdir():
-        if entry != keep:
+        if entry == keep:
+            continue
+        if entry.is_dir():
             shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
+@disk_errors()
 def store_vectors(
     manifest: Manifest,
     source: EncoderSource,
@@ -135,7 +140,8 @@ def store_vectors(
     staging = _staging_folder(staging_root, target)
     with locked_staging(staging, staging_root, target):
         try:
-            changed = changed_fields(standing_footer(target), footer, target, replace=replace)
+            standing = standing_footer(target, replace=replace)
+            changed = changed_fields(standing, footer, target, replace=replace)
             _empty(staging)
             commit_vectors(manifest, vectors, footer, staging, target)
         finally:
@@ -143,7 +149,7 @@ def store_vectors(
     return _report(
         manifest,
         target,
-        standing_footer(target) or footer,
+        read_split_footer(target) or footer,
         "computed",
         changed_fields=tuple(changed),
         seconds=time.perf_counter() - started,

@@ -1,16 +1,21 @@
 """What a split still needs: its shards, which of them are staged, which rows can be reused."""
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
 from embeddings_assets.store.footer import digest
 from embeddings_assets.store.manifest import Manifest
 from embeddings_assets.store.reading import part_files, vectors_of
+from embeddings_assets.store.schema import UNIT_NORM_TOLERANCE
 from embeddings_assets.store.shards import Shard, read_shard
+
+_DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
 
 
 @dataclass(frozen=True)
@@ -66,19 +71,20 @@ class ShardPlan:
 class StandingVectors:
     """Vectors of the split that stands, found by image sha256; holds one digest per row and no vector.
 
-    Reads the row group that holds a wanted vector, and keeps the last one read.
+    Reads the row group that holds a wanted vector, and keeps the last one read. What is damaged is not found:
+    it is computed again.
     """
 
     def __init__(self, folder: Path) -> None:
         self._place: dict[bytes, tuple[Path, int, int]] = {}
         for path in part_files(folder):
-            with pq.ParquetFile(path) as file:
+            with contextlib.suppress(*_DAMAGED), pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     column = file.read_row_group(group, columns=["sha256"]).column(0)
                     for row, value in enumerate(column.to_pylist()):
                         self._place.setdefault(bytes.fromhex(value), (path, group, row))
         self._cached: tuple[Path, int] | None = None
-        self._vectors = np.empty((0, 0), dtype=np.float32)
+        self._vectors: dict[int, np.ndarray] = {}
 
     def find(self, sha256: str) -> np.ndarray | None:
         """The float32 [width] vector of an image with this digest, or None."""
@@ -87,8 +93,18 @@ class StandingVectors:
             return None
         path, group, row = place
         if self._cached != (path, group):
-            with pq.ParquetFile(path) as file:
-                table = file.read_row_group(group, columns=["embedding"]).combine_chunks()
-            self._vectors = vectors_of(table.column(0).combine_chunks())
+            self._vectors = _sound_vectors(path, group)
             self._cached = (path, group)
-        return self._vectors[row]
+        return self._vectors.get(row)
+
+
+def _sound_vectors(path: Path, group: int) -> dict[int, np.ndarray]:
+    """The vectors of a row group by row; without those that are not finite or not of unit norm."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read_row_group(group, columns=["embedding"]).combine_chunks()
+    except _DAMAGED:
+        return {}
+    vectors = vectors_of(table.column(0).combine_chunks())
+    off = np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1)
+    return {int(row): vectors[row] for row in np.flatnonzero(off <= UNIT_NORM_TOLERANCE)}

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from embeddings_assets.errors import SettingsError
+
 Progress = Callable[[int, int], None]
 """Called with the images done and the images of the split."""
 
@@ -19,6 +21,9 @@ class ExtractionOptions:
         max_bad_share: share of a split's images that may be unusable before the split fails.
         strict: fail at the first unusable image.
         replace: replace a split that stands and was made with another recipe.
+
+    Raises:
+        SettingsError: a value out of its range.
     """
 
     batch_size: int | None = None
@@ -27,6 +32,15 @@ class ExtractionOptions:
     max_bad_share: float = 0.01
     strict: bool = False
     replace: bool = False
+
+    def __post_init__(self) -> None:
+        counts = {name: getattr(self, name) for name in ("batch_size", "workers", "shard_rows")}
+        for name, value in counts.items():
+            optional = value is None and name != "shard_rows"
+            if not optional and (not isinstance(value, int) or value < 1):
+                raise SettingsError(f"{name} is {value!r}; it is a whole number of at least 1.")
+        if not 0 <= self.max_bad_share <= 1:
+            raise SettingsError(f"max_bad_share is {self.max_bad_share!r}; it is a share from 0 to 1.")
 
 
 @dataclass(frozen=True)

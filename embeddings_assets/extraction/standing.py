@@ -10,14 +10,26 @@ import pyarrow.parquet as pq
 from embeddings_assets.errors import StoreError
 from embeddings_assets.store.files import read_footer
 from embeddings_assets.store.reading import load_ledger, part_files, read_split_footer
+from embeddings_assets.store.staging import refuse_foreign_files
 
 
-def standing_footer(folder: Path) -> dict[str, Any] | None:
-    """The footer of the split at `folder`; None where there is none or where it cannot be read."""
+def standing_footer(folder: Path, *, replace: bool) -> dict[str, Any] | None:
+    """The footer of the split at `folder`; None where there is none, or a damaged one that may be replaced.
+
+    Raises:
+        StoreError: files stand there that are not ours, or that are damaged and `replace` is off.
+    """
+    if folder.exists():
+        refuse_foreign_files(folder)
     try:
         return read_split_footer(folder)
-    except StoreError:
-        return None
+    except StoreError as error:
+        if replace:
+            return None
+        raise StoreError(
+            f"A split that cannot be read stands in the way. {error.problem}",
+            remedy="add --replace to compute it again",
+        ) from error
 
 
 def is_current(folder: Path, footer: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:

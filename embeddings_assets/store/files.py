@@ -2,13 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embeddings_assets.errors import StoreError
 from embeddings_assets.store.footer import canonical_json, parse_footer
 from embeddings_assets.store.schema import FOOTER_KEY, ROWS_PER_GROUP
 
@@ -48,6 +49,18 @@ def replace_table(table: pa.Table, path: Path, footer: Mapping[str, Any]) -> Non
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
     sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """What the operating system refuses inside becomes a StoreError that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{error.filename2 or error.filename or 'a file'}: {error.strerror or error}.",
+            remedy="check the folder, its permissions and the free space; then run the same command again",
+        ) from error
 
 
 def flush(stream: BinaryIO) -> None:

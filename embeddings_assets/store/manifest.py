@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from embeddings_assets.catalog import get_dataset
 from embeddings_assets.errors import StoreError
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import read_footer, replace_table
+from embeddings_assets.store.files import disk_errors, read_footer, replace_table
 from embeddings_assets.store.footer import digest, rows_fingerprint
 from embeddings_assets.store.schema import (
     LEDGER_NAME,
@@ -94,7 +94,7 @@ class Manifest:
             StoreError: the value is no relative path below `raw/` or `processed/`.
         """
         parts = PurePosixPath(image_path).parts
-        if ".." not in parts and len(parts) > 1:
+        if ".." not in parts and len(parts) > 1 and "\0" not in image_path:
             official = get_dataset(self.dataset).raw_folder
             if parts[:2] == ("raw", official) and self.footer.get("raw_folder"):
                 return Path(self.footer["raw_folder"]).joinpath(*parts[2:])
@@ -105,6 +105,7 @@ class Manifest:
         raise StoreError(f"{self.path}: image_path {image_path!r} does not lie below raw/ or processed/.")
 
 
+@disk_errors()
 def write_manifest(
     paths: DataPaths,
     dataset: str,
@@ -165,6 +166,14 @@ def open_manifest(paths: DataPaths, dataset: str, split: str) -> Manifest:
             f"{path}: belongs to {footer.get('dataset')}/{footer.get('split')}, not to {dataset}/{split}.",
             remedy=remedy,
         )
+    kinds = {"fingerprint": str, "rows": int, "ledger_rows": int, "options": dict, "schema_version": int}
+    wrong = [name for name, kind in kinds.items() if not isinstance(footer.get(name), kind)]
+    if not isinstance(footer.get("raw_folder"), str | None):
+        wrong.append("raw_folder")
+    if not wrong and footer["rows"] != pq.read_metadata(path).num_rows:
+        wrong.append("rows")
+    if wrong:
+        raise StoreError(f"{path}: its footer is damaged ({', '.join(wrong)}).", remedy=remedy)
     if footer.get("ledger_sha256") != ledger_digest(ledger):
         raise StoreError(f"{path}: its ledger is from another run (a run was cut off).", remedy=remedy)
     return Manifest(path, footer, paths)

@@ -1,21 +1,20 @@
 """Reading committed splits: files, footer, table, matrix, data frame."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
 from embeddings_assets.store.files import read_footer
-from embeddings_assets.store.schema import LEDGER_NAME
+from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
-_PART_NAME = re.compile(r"part-\d{5,}\.parquet")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def part_files(folder: Path) -> list[Path]:
@@ -23,7 +22,7 @@ def part_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
-        (path for path in folder.iterdir() if _PART_NAME.fullmatch(path.name)),
+        (path for path in folder.iterdir() if PART_NAME.fullmatch(path.name)),
         key=lambda path: int(path.stem.removeprefix("part-")),
     )
 
@@ -60,7 +59,11 @@ def require_parts(folder: Path) -> list[Path]:
 
 
 def load_table(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of a split as an Arrow table."""
+    """All rows of a split as an Arrow table.
+
+    Raises:
+        StoreError: there is no split at `folder`, it cannot be read, or it has no such columns.
+    """
     return pa.concat_tables(_read(path, columns) for path in require_parts(folder))
 
 
@@ -71,7 +74,7 @@ def load_matrix(folder: Path) -> np.ndarray:
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
-def load_frame(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def load_frame(folder: Path, columns: Sequence[str] | None = None) -> "pd.DataFrame":
     """All rows of a split; `embedding` holds float32 [width] views of one matrix."""
     table = load_table(folder, columns)
     if "embedding" not in table.column_names:
@@ -110,7 +113,12 @@ def vectors_of(array: pa.FixedSizeListArray) -> np.ndarray:
 
 def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            names = file.schema_arrow.names
+            if columns is not None and (
+                not columns or isinstance(columns, str) or not set(columns) <= set(names)
+            ):
+                raise StoreError(f"{path}: columns {columns!r} asked for; it has {names}.")
             return file.read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(

@@ -1,5 +1,7 @@
 """Columns, types and constants of every parquet file of the project."""
 
+import re
+
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
@@ -8,6 +10,7 @@ FOOTER_KEY = b"embeddings_assets"
 MANIFEST_NAME = "manifest.parquet"
 LEDGER_NAME = "_ledger.parquet"
 PART_PATTERN = "part-{:05d}.parquet"
+PART_NAME = re.compile(r"part-\d{5,}\.parquet")
 
 UNIT_NORM_TOLERANCE = 1e-5
 

@@ -14,14 +14,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+
 from embeddings_assets.errors import SplitBusyError, StoreError
-from embeddings_assets.store.files import sync_folder
-from embeddings_assets.store.schema import LEDGER_NAME
+from embeddings_assets.store.files import read_footer, sync_folder
+from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # macOS, sys/stdio.h
 _REPLACED = "replaced"
+_ATTEMPTS = 20  # at a folder that other runs keep removing at their end
 
 
 @contextlib.contextmanager
@@ -41,6 +44,7 @@ def locked_staging(staging: Path, root: Path, target: Path) -> Iterator[None]:
     """
     handle = _acquire(staging)
     try:
+        _require_one_disk(staging, target)
         _recover(staging, target)
         yield
     finally:
@@ -49,17 +53,15 @@ def locked_staging(staging: Path, root: Path, target: Path) -> Iterator[None]:
 
 
 def _acquire(staging: Path) -> int:
-    while True:
+    remedy = "make the output folder writable, or choose another with --output-dir"
+    for _ in range(_ATTEMPTS):
         try:
             staging.mkdir(parents=True, exist_ok=True)
             handle = os.open(staging, os.O_RDONLY)
         except FileNotFoundError:
             continue  # another run has just removed the folder at its end
         except OSError as error:
-            raise StoreError(
-                f"{staging}: cannot be created ({error.strerror}).",
-                remedy="make the output folder writable, or choose another with --output-dir",
-            ) from error
+            raise StoreError(f"{staging}: cannot be created ({error.strerror}).", remedy=remedy) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,6 +73,7 @@ def _acquire(staging: Path) -> int:
             if os.path.samestat(os.fstat(handle), staging.stat()):
                 return handle
         os.close(handle)  # locked a folder that its former holder has removed meanwhile
+    raise StoreError(f"{staging}: cannot be created.", remedy=remedy)
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
@@ -113,22 +116,38 @@ def swap_into_place(staged: Path, target: Path, staging: Path) -> None:
     sync_folder(target.parent)
 
 
+def _require_one_disk(staging: Path, target: Path) -> None:
+    """Refuse before any work what the last rename could not do."""
+    existing = next(folder for folder in target.absolute().parents if folder.exists())
+    if existing.stat().st_dev != staging.stat().st_dev:
+        raise StoreError(
+            f"{existing} and {staging} lie on different disks; a split is moved between them in one rename.",
+            remedy="choose an --output-dir whose folders all lie on one disk",
+        )
+
+
 def refuse_foreign_files(folder: Path) -> None:
     """Raise StoreError if replacing `folder` would delete a file that no run of ours has written."""
-    foreign = sorted(
-        entry.name
-        for entry in folder.iterdir()
-        if not (
-            entry.name == LEDGER_NAME
-            or (entry.name.startswith("part-") and entry.name.endswith(".parquet"))
-            or entry.name in (".DS_Store",)
-        )
-    )
+    foreign = sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry))
     if foreign:
         raise StoreError(
             f"{folder}: holds files that are not part of a split: {', '.join(foreign[:5])}.",
             remedy="move them elsewhere, then run again",
         )
+
+
+def _is_ours(entry: Path) -> bool:
+    if entry.name in (LEDGER_NAME, ".DS_Store"):
+        return True
+    if not PART_NAME.fullmatch(entry.name):
+        return False
+    try:
+        read_footer(entry)
+    except StoreError:
+        return False  # a whole parquet file that somebody else has written
+    except (OSError, pa.ArrowException):
+        pass  # damaged: nothing in it can be lost
+    return True
 
 
 def _recover(staging: Path, target: Path) -> None:

@@ -57,16 +57,22 @@ CHECKS: dict[str, str] = {
 
 
 def split_folders(root: Path) -> Iterator[Path]:
-    """Every split folder at or below `root`, in catalog order."""
-    if part_files(root):
+    """Every folder at or below `root` that holds, or has held, a split; in catalog order."""
+    if not root.is_dir():
+        return
+    if any(path.suffix == ".parquet" for path in root.iterdir()):
         yield root
         return
     names = [*(model.name for model in MODELS), *(dataset.name for dataset in DATASETS), *SPLITS]
     order = {name: rank for rank, name in enumerate(names)}
-    if root.is_dir():
-        children = [path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"]
-        for child in sorted(children, key=lambda path: (order.get(path.name, len(order)), path.name)):
-            yield from split_folders(child)
+    # Links are not followed: one that leads upwards would never end.
+    children = [
+        path
+        for path in root.iterdir()
+        if path.is_dir() and not path.is_symlink() and path.name[0] not in "._"
+    ]
+    for child in sorted(children, key=lambda path: (order.get(path.name, len(order)), path.name)):
+        yield from split_folders(child)
 
 
 def verify_split(folder: Path, *, processed: Path | None) -> list[Finding]:
@@ -82,18 +88,22 @@ def verify_split(folder: Path, *, processed: Path | None) -> list[Finding]:
         parts = _Parts(folder)
     except (EmbeddingsError, OSError, pa.ArrowException) as error:
         return [Finding("readable", False, "readable parts of one split", str(error).splitlines()[0])]
-    findings = [Finding("readable", True, CHECKS["readable"], f"{len(parts.files)} parts")]
-    findings += _check_vectors(parts)
-    findings.append(_check_footer(parts))
-    findings.append(_check_size(parts))
+    manifest: Manifest | None = None
+    findings: list[Finding] = []
     if processed is not None:
         try:
             manifest = open_manifest(DataPaths.from_folders(processed, folder), parts.dataset, parts.split)
         except EmbeddingsError as error:
             findings.append(Finding("row_count", False, "the split's manifest", str(error).splitlines()[0]))
-        else:
+    try:
+        findings += _check_vectors(parts)
+        findings += [_check_footer(parts), _check_size(parts)]
+        if manifest is not None:
             findings += _check_against_manifest(parts, manifest)
-    return findings
+    except (OSError, pa.ArrowException) as error:
+        found = f"a page does not decode: {str(error).splitlines()[0]}"
+        return [Finding("readable", False, CHECKS["readable"], found)]
+    return [Finding("readable", True, CHECKS["readable"], f"{len(parts.files)} parts"), *findings]
 
 
 class _Parts:
@@ -130,7 +140,7 @@ class _Parts:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for path in self.files:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 yield from file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns)
 
 

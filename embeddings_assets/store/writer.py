@@ -125,6 +125,7 @@ class SplitWriter:
             use_dictionary=["class_name", "dataset", "split", "model", "label"],
             column_encoding={"embedding.list.element": "BYTE_STREAM_SPLIT"},
             write_statistics=["label"],
+            write_page_checksum=True,
         )
         self._part = (stream, writer)
 
@@ -139,7 +140,7 @@ class SplitWriter:
     def _read_back(self) -> None:
         digest = hashlib.sha256()
         for path in part_files(self._folder):
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=["embedding"]):
                     digest.update(np.ascontiguousarray(vectors_of(batch.column(0))).data)
         if digest.digest() != self._digest.digest():
