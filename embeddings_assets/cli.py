@@ -209,7 +209,8 @@ def verify(
                 f"{root}: no embeddings here.", remedy="embeddings-assets extract --model all --dataset all"
             )
         for folder in folders:
-            processed = data_dir or folder.resolve().parents[2].parent / "processed"
+            above = [folder.resolve(), *folder.resolve().parents]
+            processed = data_dir or above[min(4, len(above) - 1)] / "processed"
             for finding in verify_split(folder, processed=None if without_manifest else processed):
                 if not finding.passed:
                     row = (str(folder), finding.check, finding.expected, finding.found)

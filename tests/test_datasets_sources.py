@@ -75,12 +75,14 @@ def test_raw_dir_comes_before_everything(copy_raw: CopyRaw, paths: DataPaths, sy
     assert read_listing(CUB, paths, synthetic_raw / "CUB_200_2011").folder == synthetic_raw / "CUB_200_2011"
 
 
-def test_official_folder_comes_before_a_recorded_one(
+def test_a_recorded_folder_stays_until_another_one_is_named(
     copy_raw: CopyRaw, paths: DataPaths, synthetic_raw: Path
 ) -> None:
     prepare_dataset(CUB, paths, raw_dir=synthetic_raw)
     assert read_listing(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
     copy_raw(CUB)
+    assert read_listing(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
+    prepare_dataset(CUB, paths, raw_dir=paths.raw)
     assert read_listing(CUB, paths).folder == paths.raw_folder(CUB)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from image_tree import CLASSES, DATASET, write_image, write_tree
 from PIL import Image
@@ -20,6 +21,7 @@ from embeddings_assets.errors import BadImagesError, SettingsError, SplitBusyErr
 from embeddings_assets.extraction.engine import extract_split, store_vectors
 from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
 from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.files import read_footer, replace_table
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_frame, load_ledger, load_matrix, part_files
 from embeddings_assets.store.verify import verify_split
@@ -258,6 +260,43 @@ def test_a_parquet_of_the_user_is_never_replaced(paths: DataPaths) -> None:
     assert mine.read_bytes() == before
 
 
+@pytest.mark.parametrize("kind", ["folder", "text", "ledger", "link"])
+def test_nothing_of_the_users_goes_in_the_swap(paths: DataPaths, kind: str) -> None:
+    run(paths)
+    if kind == "folder":
+        mine = folder(paths) / "part-00001.parquet" / "notes.txt"
+        mine.parent.mkdir()
+    elif kind == "text":
+        mine = folder(paths) / "part-00001.parquet"
+    elif kind == "ledger":
+        mine = folder(paths) / "_ledger.parquet"
+    else:
+        elsewhere = paths.raw.parent / "elsewhere"
+        folder(paths).rename(elsewhere)
+        folder(paths).symlink_to(elsewhere)
+        mine = elsewhere / "part-00000.parquet"
+    if kind == "ledger":
+        pd.DataFrame({"mine": [1]}).to_parquet(mine)
+    elif kind != "link":
+        mine.write_text("the user's own")
+    before = mine.read_bytes()
+    with pytest.raises(StoreError, match=r"not part of a split|is a link"):
+        run(paths, StubEncoder(precision="fast"), replace=True)
+    assert mine.read_bytes() == before
+    assert not paths.staging.exists()
+
+
+def test_vectors_of_a_part_from_elsewhere_are_not_reused(paths: DataPaths) -> None:
+    run(paths)
+    part = part_files(folder(paths))[0]
+    footer = {**read_footer(part), "precision": "fast", "part": 1}
+    table = pq.ParquetFile(part).read()
+    replace_table(table.slice(0, 30), part, read_footer(part))
+    replace_table(table.slice(30), part.with_name("part-00001.parquet"), footer)
+    report = run(paths)
+    assert (report.computed, report.reused) == (30, 30)
+
+
 def test_a_split_that_cannot_be_read_is_replaced_only_on_request(paths: DataPaths) -> None:
     run(paths)
     part = part_files(folder(paths))[0]
@@ -290,6 +329,9 @@ def test_a_damaged_vector_is_not_reused(paths: DataPaths) -> None:
         {"workers": -1},
         {"max_bad_share": 5},
         {"max_bad_share": float("nan")},
+        {"max_bad_share": "x"},
+        {"workers": True},
+        {"strict": "no"},
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:

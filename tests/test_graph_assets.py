@@ -2,10 +2,13 @@
 
 import base64
 import io
+import logging
 import re
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import numpy as np
@@ -30,6 +33,7 @@ from embeddings_assets.encoders.lock import write_random_lock
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.graph.build import build_definitions
 from embeddings_assets.graph.resources import DataResource, EncoderCache, GpuResource
+from embeddings_assets.graph.running import ProgressLog
 from embeddings_assets.pipeline import EncoderChoice
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.manifest import open_manifest
@@ -236,6 +240,18 @@ def test_the_cache_loads_an_encoder_once_and_frees_it() -> None:
     cache.close()
     with pytest.raises(EmbeddingsError, match="closed"):
         encoder.encode(np.zeros((1, 224, 224, 3), np.uint8))
+
+
+def test_progress_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    progress = ProgressLog(cast("dg.DagsterLogManager", logging.getLogger("run")), "CLIP")
+    for done in (0, 10, 20):
+        progress(done, 1000)
+    time.sleep(2.1)
+    for done in (310, 320, 410, 1000):
+        progress(done, 1000)
+    (line,) = caplog.messages
+    assert re.fullmatch(r"CLIP: 310 of 1,000 images \(31%\), 1\d\d\.\d images/s, about \d\.\d s left", line)
 
 
 def test_the_catalog_is_the_graph(graph: Graph) -> None:

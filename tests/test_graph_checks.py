@@ -189,6 +189,7 @@ def test_a_check_that_cannot_be_made_fails_and_says_why(graph: Graph) -> None:
 def test_untrained_weights_warn(graph: Graph, trained: bool | None, passed: bool, text: str) -> None:
     store_unit_vectors(graph.settings, "CLIP", trained=trained)
     result = graph.run(checks=[dg.AssetCheckKey(CLIP, "weights_trained")])
+    assert set(outcomes(result, CLIP)) == {"weights_trained"}
     check = outcomes(result, CLIP)["weights_trained"]
     assert check.passed is passed
     assert text in check.metadata["found"].value
@@ -220,12 +221,6 @@ def test_results_are_kept_per_partition(graph: Graph) -> None:
         **{(key.name, PARTITION): "SUCCEEDED" for key in keys},
         **{(key.name, f"{CUB}|train"): "FAILED" for key in keys},
     }
-
-
-def test_one_check_can_be_run_alone(graph: Graph) -> None:
-    store_unit_vectors(graph.settings, "CLIP")
-    result = graph.run(checks=[dg.AssetCheckKey(CLIP, "finite")])
-    assert set(outcomes(result, CLIP)) == {"finite"}
 
 
 @pytest.mark.parametrize(("damage", "ran"), [(narrow, False), (long_vectors, True)])
@@ -271,7 +266,7 @@ def test_manifests_are_checked(graph: Graph) -> None:
         path.open("wb") as stream,
         open_writer(stream, rows.schema, manifest.footer, use_dictionary=False) as writer,
     ):
-        writer.write_table(rows.slice(1))
+        writer.write_table(rows.take(pa.array([1, 0, *range(2, rows.num_rows)])))
     assert failed(graph.run(checks=keys), PROCESSED) == {"readable"}
 
 

@@ -15,6 +15,8 @@ import pytest
 from graph_support import CLIP, CUB, PROCESSED, graph_of, store_unit_vectors
 
 from embeddings_assets.catalog import MODELS
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.synthetic import write_synthetic
 from embeddings_assets.encoders.lock import read_lock, write_random_lock
 from embeddings_assets.errors import EmbeddingsError, RawDataError, SettingsError, SplitBusyError
 from embeddings_assets.graph.build import EVERYTHING
@@ -70,6 +72,20 @@ def test_a_data_root_with_real_data_is_refused_untouched(
         run_demo(Settings(data_root=root, weights="random"))
     assert [path for path in root.rglob("*") if path.is_file()] == [root / real]
     assert home.get_runs() == []
+
+
+def test_what_was_made_from_other_images_or_weights_is_refused(settings: Settings, tmp_path: Path) -> None:
+    write_synthetic(settings.paths.raw, CUB, classes=5, train_per_class=6, test_per_class=2)
+    refuse_real_data(settings)
+    elsewhere = settings.paths.raw.rename(tmp_path / "elsewhere")
+    prepare_dataset(CUB, settings.paths, raw_dir=elsewhere)
+    shutil.copytree(elsewhere, settings.paths.raw)
+    with pytest.raises(RawDataError, match=r"manifest\.parquet: is not of the demo"):
+        refuse_real_data(settings)
+    prepare_dataset(CUB, settings.paths, raw_dir=settings.paths.raw)
+    store_unit_vectors(settings, "CLIP", trained=True)
+    with pytest.raises(RawDataError, match="CLIP.*is not of the demo"):
+        refuse_real_data(settings)
 
 
 def test_embeddings_of_a_real_dataset_are_refused(settings: Settings) -> None:

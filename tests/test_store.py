@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -256,8 +258,36 @@ def test_one_flipped_bit_is_found(paths: DataPaths, part: Path, place: float) ->
         load_matrix(part.parent)
 
 
+def test_no_damage_to_a_footer_ends_the_process(part: Path) -> None:
+    whole = part.read_bytes()
+    length = int.from_bytes(whole[-8:-4], "little")
+    code = "import pathlib, sys; from embeddings_assets.store.verify import verify_split; "
+    code += "verify_split(pathlib.Path(sys.argv[1]), processed=None)"
+    for place in range(len(whole) - 8 - length, len(whole) - 8 - length + 1200, 150):
+        data = bytearray(whole)
+        data[place] ^= 0x0F
+        part.write_bytes(data)
+        checked = subprocess.run(
+            [sys.executable, "-c", code, str(part.parent)], capture_output=True, check=False
+        )
+        assert checked.returncode == 0, (place, checked.stderr)
+
+
+def test_a_foreign_ledger_is_found(paths: DataPaths, part: Path) -> None:
+    pd.DataFrame({"mine": [1]}).to_parquet(part.with_name("_ledger.parquet"))
+    assert failed(paths) == {"readable"}
+    beside = paths.processed_split(DATASET, "train") / "_ledger.parquet"
+    pd.DataFrame({"mine": [1]}).to_parquet(beside)
+    with pytest.raises(StoreError, match="not a ledger"):
+        open_manifest(paths, DATASET, "train")
+    prepare_dataset(DATASET, paths)
+    assert open_manifest(paths, DATASET, "train").rows == ROWS
+
+
 def test_a_split_whose_parts_are_gone_is_found(paths: DataPaths, part: Path) -> None:
     (paths.embeddings / "CLIP" / "loop").symlink_to(paths.embeddings)
+    (paths.embeddings / "CLIP").rename(paths.raw.parent / "elsewhere")
+    (paths.embeddings / "CLIP").symlink_to(paths.raw.parent / "elsewhere")
     part.unlink()
     folders = list(split_folders(paths.embeddings))
     assert part.parent in folders

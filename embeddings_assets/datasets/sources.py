@@ -81,8 +81,8 @@ class Source:
 def find_source(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> Source:
     """The folder to read a dataset from.
 
-    With `raw_dir`: `<raw_dir>/<official folder>`, or `raw_dir` itself. Without: `raw/<official folder>`, else
-    the raw folder that a standing manifest records, else the class tree below `processed/<dataset>`.
+    With `raw_dir`: `<raw_dir>/<official folder>`, or `raw_dir` itself. Without: the raw folder elsewhere that
+    a standing manifest records, else `raw/<official folder>`, else the class tree in `processed/<dataset>`.
 
     Raises:
         AbsentDataError: none of them exists.
@@ -114,10 +114,8 @@ def _given(spec: DatasetSpec, layout: Layout, paths: DataPaths, raw_dir: Path) -
 
 def _standing(spec: DatasetSpec, layout: Layout, paths: DataPaths) -> Source:
     official = paths.raw_folder(spec.name)
-    if _holds_something(official):
-        return _raw_source(spec, layout, paths, official)
     recorded = _recorded_folders(spec, paths)
-    for folder in recorded:
+    for folder in (*recorded, official):
         if _holds_something(folder):
             return _raw_source(spec, layout, paths, folder)
     tree = paths.processed / spec.name

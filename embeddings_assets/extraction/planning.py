@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
+from embeddings_assets.store.files import read_footer
 from embeddings_assets.store.footer import digest
 from embeddings_assets.store.manifest import Manifest
 from embeddings_assets.store.reading import part_files, vectors_of
@@ -77,7 +78,7 @@ class StandingVectors:
 
     def __init__(self, folder: Path) -> None:
         self._place: dict[bytes, tuple[Path, int, int]] = {}
-        for path in part_files(folder):
+        for path in _parts_of_one_split(folder):
             with contextlib.suppress(*_DAMAGED), pq.ParquetFile(path) as file:
                 for group in range(file.num_row_groups):
                     column = file.read_row_group(group, columns=["sha256"]).column(0)
@@ -96,6 +97,22 @@ class StandingVectors:
             self._vectors = _sound_vectors(path, group)
             self._cached = (path, group)
         return self._vectors.get(row)
+
+
+def _parts_of_one_split(folder: Path) -> list[Path]:
+    """The part files whose footers agree with the first one's."""
+    found: list[Path] = []
+    first: dict[str, object] | None = None
+    for path in part_files(folder):
+        try:
+            footer = read_footer(path)
+        except (*_DAMAGED, StoreError):
+            continue
+        footer.pop("part", None)
+        first = footer if first is None else first
+        if footer == first:
+            found.append(path)
+    return found
 
 
 def _sound_vectors(path: Path, group: int) -> dict[int, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from embeddings_assets.errors import SettingsError
@@ -37,9 +38,13 @@ class ExtractionOptions:
         counts = {name: getattr(self, name) for name in ("batch_size", "workers", "shard_rows")}
         for name, value in counts.items():
             optional = value is None and name != "shard_rows"
-            if not optional and (not isinstance(value, int) or value < 1):
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if not optional and (not whole or value < 1):
                 raise SettingsError(f"{name} is {value!r}; it is a whole number of at least 1.")
-        if not 0 <= self.max_bad_share <= 1:
+        for name in ("strict", "replace"):
+            if not isinstance(getattr(self, name), bool):
+                raise SettingsError(f"{name} is {getattr(self, name)!r}; it is True or False.")
+        if not isinstance(self.max_bad_share, Real) or not 0 <= self.max_bad_share <= 1:
             raise SettingsError(f"max_bad_share is {self.max_bad_share!r}; it is a share from 0 to 1.")
 
 

@@ -12,11 +12,12 @@ def nightly_backfill_condition(cron: str = NIGHTLY) -> dg.AutomationCondition:
     # A file set that was never made: a fresh clone, a new dataset, a new model.
     absent = dg.AutomationCondition.missing()
     # Made with an older recipe or from another manifest. A data version, not an update: preparing the same
-    # images again changes nothing. Latched, because changes come by day and are wanted at night.
+    # images again changes nothing. Latched, because changes come by day and are wanted at night, until it has
+    # been made: a night that failed must not be the last one.
     changed = (
         dg.AutomationCondition.code_version_changed()
         | dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-    ).since(dg.AutomationCondition.newly_requested() | dg.AutomationCondition.newly_updated())
+    ).since(dg.AutomationCondition.newly_updated())
     # A dataset that is not on this machine would fail every night.
     upstream_present = ~dg.AutomationCondition.any_deps_missing()
     # A large split may still be running when the next night comes.

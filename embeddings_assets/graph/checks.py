@@ -7,21 +7,16 @@ be read fails; none stays planned, and none passes for want of a file.
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from embeddings_assets.catalog import ModelSpec
-from embeddings_assets.errors import EmbeddingsError, StoreError
+from embeddings_assets.errors import StoreError
 from embeddings_assets.graph.assets import embeddings_key
 from embeddings_assets.graph.failures import shown_as_failures
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
 from embeddings_assets.graph.resources import DataResource
-from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.verify import CHECKS
-
-if TYPE_CHECKING:
-    from embeddings_assets.store.verify import Finding
+from embeddings_assets.store.verify import CHECKS, Finding, verify_split
 
 WEIGHTS_TRAINED = "weights_trained"
 BLOCKING = ("dimension",)
@@ -50,7 +45,7 @@ def embeddings_checks(model: ModelSpec, width: str) -> dg.AssetChecksDefinition:
             dataset, split = dataset_and_split(context.partition_key)
             paths = data.paths
         folder = paths.embeddings_split(model.name, dataset, split)
-        findings = _verify(folder, paths)
+        findings = {finding.check: finding for finding in verify_split(folder, processed=paths.processed)}
         remedy = (
             f"materialize embeddings/{model.name} for {context.partition_key}, or "
             f'embeddings-assets extract --model {model.name} --dataset "{dataset}" --split {split}'
@@ -66,21 +61,6 @@ def embeddings_checks(model: ModelSpec, width: str) -> dg.AssetChecksDefinition:
                 yield _result_of(key, name, findings, remedy)
 
     return checks
-
-
-def _verify(folder: Path, paths: DataPaths) -> dict[str, "Finding"]:
-    """Findings by check; where the files cannot be read to their end, only that."""
-    import pyarrow as pa
-
-    from embeddings_assets.store.verify import Finding, verify_split
-
-    try:
-        findings = verify_split(folder, processed=paths.processed)
-    except (EmbeddingsError, OSError, pa.ArrowException) as error:
-        # The footers were readable, a page behind them is not.
-        damage = f"{folder}: damaged ({' '.join(str(error).split())[:200]})"
-        findings = [Finding("readable", False, CHECKS["readable"], damage)]
-    return {finding.check: finding for finding in findings}
 
 
 def check_spec(name: str, key: dg.AssetKey, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
@@ -113,7 +93,7 @@ def check_result(
 
 
 def _result_of(
-    key: dg.AssetKey, name: str, findings: Mapping[str, "Finding"], remedy: str
+    key: dg.AssetKey, name: str, findings: Mapping[str, Finding], remedy: str
 ) -> dg.AssetCheckResult:
     finding = findings.get(name)
     if finding is not None:

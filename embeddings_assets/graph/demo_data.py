@@ -27,6 +27,7 @@ def refuse_real_data(settings: Settings) -> None:
     for dataset in DATASETS:
         raw = paths.raw_folder(dataset.name)
         if _is_synthetic(raw):
+            _refuse_other_origins(paths, dataset.name)
             continue
         standing = [raw, *(paths.processed_split(dataset.name, split) / MANIFEST_NAME for split in SPLITS)]
         standing += [
@@ -34,10 +35,30 @@ def refuse_real_data(settings: Settings) -> None:
         ]
         for path in standing:
             if path.exists():
-                raise RawDataError(
-                    f"{path}: is not of the demo, which would replace it.",
-                    remedy="give the demo a data root of its own: EMBEDDINGS_DATA=demo-data make demo",
-                )
+                raise _not_of_the_demo(path)
+
+
+def _refuse_other_origins(paths: DataPaths, dataset: str) -> None:
+    """Refuse manifests of a raw folder elsewhere, and embeddings of real weights, beside the drawn images."""
+    for split in SPLITS:
+        try:
+            manifest = open_manifest(paths, dataset, split)
+        except StoreError:
+            continue  # absent or damaged: nothing to lose
+        if manifest.footer.get("raw_folder"):
+            raise _not_of_the_demo(manifest.path)
+        for model in MODELS:
+            folder = paths.embeddings_split(model.name, dataset, split)
+            footer = read_split_footer(folder)
+            if footer is not None and footer.get("trained") is not False:
+                raise _not_of_the_demo(folder)
+
+
+def _not_of_the_demo(path: Path) -> RawDataError:
+    return RawDataError(
+        f"{path}: is not of the demo, which would replace it.",
+        remedy="give the demo a data root of its own: EMBEDDINGS_DATA=demo-data make demo",
+    )
 
 
 def write_demo_data(settings: Settings) -> Iterator[str]:

@@ -180,8 +180,17 @@ def open_manifest(paths: DataPaths, dataset: str, split: str) -> Manifest:
 
 
 def read_ledger(path: Path) -> pa.Table:
+    """The ledger at `path` (LEDGER_SCHEMA).
+
+    Raises:
+        StoreError: another table stands there.
+        OSError, pyarrow.ArrowException: no readable parquet file.
+    """
     with pq.ParquetFile(path) as file:
-        return file.read()
+        table = file.read()
+    if not table.schema.remove_metadata().equals(LEDGER_SCHEMA):
+        raise StoreError(f"{path}: not a ledger; it has the columns {table.schema.names}.")
+    return table
 
 
 def ledger_digest(ledger: pa.Table) -> str:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
 from embeddings_assets.store.files import read_footer
+from embeddings_assets.store.manifest import read_ledger
 from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
 if TYPE_CHECKING:
@@ -87,9 +88,8 @@ def load_frame(folder: Path, columns: Sequence[str] | None = None) -> "pd.DataFr
 
 
 def load_ledger(folder: Path) -> pa.Table:
-    """Images of the split that could not be embedded (LEDGER_SCHEMA)."""
-    with pq.ParquetFile(folder / LEDGER_NAME) as file:
-        return file.read()
+    """Images of the split that could not be embedded (LEDGER_SCHEMA); raises as `read_ledger`."""
+    return read_ledger(folder / LEDGER_NAME)
 
 
 def split_sha256(folder: Path) -> str:
@@ -115,11 +115,14 @@ def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
-            if columns is not None and (
-                not columns or isinstance(columns, str) or not set(columns) <= set(names)
-            ):
+            wanted = names if columns is None else list(columns)
+            if not wanted or isinstance(columns, str) or not set(wanted) <= set(names):
                 raise StoreError(f"{path}: columns {columns!r} asked for; it has {names}.")
-            return file.read(columns=columns)
+            if "embedding" in wanted and not pa.types.is_fixed_size_list(
+                file.schema_arrow.field("embedding").type
+            ):
+                raise StoreError(f"{path}: embedding is no fixed-size list.")
+            return file.read(columns=wanted)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
             f"{path}: cannot be read ({error}).", remedy=f'embeddings-assets verify "{path.parent}"'

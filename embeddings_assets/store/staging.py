@@ -127,7 +127,12 @@ def _require_one_disk(staging: Path, target: Path) -> None:
 
 
 def refuse_foreign_files(folder: Path) -> None:
-    """Raise StoreError if replacing `folder` would delete a file that no run of ours has written."""
+    """Raise StoreError if replacing `folder` would delete what no run of ours has written."""
+    if folder.is_symlink():
+        raise StoreError(
+            f"{folder}: is a link; a split is replaced by a rename, which would replace the link.",
+            remedy="replace the link by the folder itself, or link the folder above it",
+        )
     foreign = sorted(entry.name for entry in folder.iterdir() if not _is_ours(entry))
     if foreign:
         raise StoreError(
@@ -137,16 +142,20 @@ def refuse_foreign_files(folder: Path) -> None:
 
 
 def _is_ours(entry: Path) -> bool:
-    if entry.name in (LEDGER_NAME, ".DS_Store"):
+    if entry.is_symlink() or not entry.is_file():
+        return False
+    if entry.name == ".DS_Store":
         return True
-    if not PART_NAME.fullmatch(entry.name):
+    if entry.name != LEDGER_NAME and not PART_NAME.fullmatch(entry.name):
         return False
     try:
         read_footer(entry)
     except StoreError:
         return False  # a whole parquet file that somebody else has written
     except (OSError, pa.ArrowException):
-        pass  # damaged: nothing in it can be lost
+        # A parquet file cut short or damaged holds nothing to lose; anything else may be the user's.
+        with entry.open("rb") as stream:
+            return stream.read(4) in (b"", b"PAR1")
     return True
 
 

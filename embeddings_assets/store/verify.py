@@ -57,22 +57,25 @@ CHECKS: dict[str, str] = {
 
 
 def split_folders(root: Path) -> Iterator[Path]:
-    """Every folder at or below `root` that holds, or has held, a split; in catalog order."""
-    if not root.is_dir():
+    """Every folder at or below `root` that holds, or has held, a split; in catalog order.
+
+    Links are followed, but for one that leads back to a folder above it.
+    """
+    yield from _split_folders(root, frozenset())
+
+
+def _split_folders(root: Path, above: frozenset[Path]) -> Iterator[Path]:
+    here = root.resolve()
+    if not root.is_dir() or here in above:
         return
     if any(path.suffix == ".parquet" for path in root.iterdir()):
         yield root
         return
     names = [*(model.name for model in MODELS), *(dataset.name for dataset in DATASETS), *SPLITS]
     order = {name: rank for rank, name in enumerate(names)}
-    # Links are not followed: one that leads upwards would never end.
-    children = [
-        path
-        for path in root.iterdir()
-        if path.is_dir() and not path.is_symlink() and path.name[0] not in "._"
-    ]
+    children = [path for path in root.iterdir() if path.is_dir() and path.name[0] not in "._"]
     for child in sorted(children, key=lambda path: (order.get(path.name, len(order)), path.name)):
-        yield from split_folders(child)
+        yield from _split_folders(child, above | {here})
 
 
 def verify_split(folder: Path, *, processed: Path | None) -> list[Finding]:
@@ -156,6 +159,9 @@ def _check_layout(path: Path, width: int) -> int:
         if metadata.num_rows > ROWS_PER_PART:
             raise StoreError(f"{path}: {metadata.num_rows} rows; a part has at most {ROWS_PER_PART}.")
         for group in range(metadata.num_row_groups):
+            # Decoded first: asked for the name of a codec that does not exist, pyarrow ends the process.
+            if file.read_row_group(group).num_rows != metadata.row_group(group).num_rows:
+                raise StoreError(f"{path}: row group {group} has columns of different lengths.")
             column = metadata.row_group(group).column(schema.names.index("embedding"))
             if column.compression != "ZSTD" or "BYTE_STREAM_SPLIT" not in column.encodings:
                 raise StoreError(f"{path}: vectors are {column.compression} {column.encodings}.")
