@@ -84,7 +84,7 @@ def test_what_was_made_from_other_images_or_weights_is_refused(settings: Setting
         refuse_real_data(settings)
     prepare_dataset(CUB, settings.paths, raw_dir=settings.paths.raw)
     store_unit_vectors(settings, "CLIP", trained=True)
-    with pytest.raises(RawDataError, match="CLIP.*is not of the demo"):
+    with pytest.raises(RawDataError, match=r"CLIP.*is not of the demo"):
         refuse_real_data(settings)
 
 
