@@ -102,11 +102,13 @@ def failures(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     return {event.step_key: event.step_failure_data for event in result.all_events if event.is_step_failure}
 
 
-def store_unit_vectors(settings: Settings, model: str, *, trained: bool | None = False) -> EncoderPlan:
-    """Store seeded unit vectors as the embeddings of CUB's test split, as `save_embeddings` would."""
+def store_unit_vectors(
+    settings: Settings, model: str, split: str = "test", *, trained: bool | None = False
+) -> EncoderPlan:
+    """Store seeded unit vectors as the embeddings of one of CUB's splits, as `save_embeddings` would."""
     plan = plan_encoder(model, weights="random", width=settings.width)
     plan = replace(plan, source=replace(plan.source, trained=trained))
-    manifest = open_manifest(settings.paths, CUB, "test")
+    manifest = open_manifest(settings.paths, CUB, split)
     width = get_model(model).stored_width(settings.width)
     vectors = np.random.default_rng(0).standard_normal((manifest.rows, width)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -182,7 +182,13 @@ def test_ctrl_c_says_how_to_go_on_and_the_next_run_does(tree: Path, tmp_path: Pa
     extract = [*COMMAND, "extract", "--model", "CLIP", "--dataset", DATASET, "--weights", "random"]
     extract += ["--split", "train", "--shard-rows", "4", "--batch-size", "4"]
     with subprocess.Popen(
-        extract, cwd=tmp_path / "project", stderr=subprocess.PIPE, text=True, start_new_session=True
+        extract,
+        cwd=tmp_path / "project",
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests run as a background job, their children would inherit an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as running:
         deadline = time.monotonic() + 120
         while not list((tmp_path / "project/data/embeddings/.staging").rglob("shard-000001")):

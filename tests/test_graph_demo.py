@@ -166,7 +166,13 @@ def test_ctrl_c_ends_the_demo_not_just_a_step(home: dg.DagsterInstance, tmp_path
     environment = {**os.environ, "EMBEDDINGS_DATA": str(tmp_path / "data"), "EMBEDDINGS_WEIGHTS": "random"}
     command = [sys.executable, "-m", "embeddings_assets.cli", "demo"]
     with subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # Where the tests run as a background job, their children would inherit an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as demo:
         deadline = time.monotonic() + 180
         while not (tmp_path / "data" / "embeddings" / ".staging").exists():

@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from graph_support import CLIP, CUB, PROCESSED, Graph
+from graph_support import CLIP, CUB, PROCESSED, Graph, store_unit_vectors
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
 from embeddings_assets.graph.build import build_definitions
@@ -78,7 +78,11 @@ def is_up(url: str) -> bool:
 
 @pytest.fixture(scope="module")
 def web(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """`dagster dev` over one dataset that is prepared, and has no embeddings."""
+    """`dagster dev` over one prepared dataset.
+
+    Dagster knows of no embeddings yet. Two splits stand, as after a run of the command line; the third must
+    be computed.
+    """
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
     root = tmp_path_factory.mktemp("web")
@@ -90,6 +94,8 @@ def web(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         graph = Graph(settings, build_definitions(settings), instance)
         for split in SPLITS:
             assert graph.run(PROCESSED, partition=f"{CUB}|{split}").success
+    for split in ("train", "validation"):
+        store_unit_vectors(settings, "CLIP", split)
     port = free_port()
     web = Web(f"http://127.0.0.1:{port}", root / "home", root / "data")
     environment = {

@@ -221,7 +221,10 @@ def _check_size(parts: _Parts) -> Finding:
     raw = parts.rows * parts.width * 4
     size = split_bytes(parts.folder)
     binding = raw >= SIZE_PROMISE_FROM_FLOATS * 4
-    return Finding("size", not binding or size <= raw, f"at most {raw:,} bytes", f"{size:,} bytes")
+    expected = (
+        f"at most {raw:,} bytes" if binding else "any size: too few rows to outweigh the file's fixed cost"
+    )
+    return Finding("size", not binding or size <= raw, expected, f"{size:,} bytes")
 
 
 def _check_against_manifest(parts: _Parts, manifest: Manifest) -> list[Finding]:
