@@ -58,6 +58,7 @@ class Reason(StrEnum):
     TRUNCATED = "truncated"  # an image file that ends too early
     CORRUPT = "corrupt"  # an image file that does not decode
     OVERSIZED = "oversized"  # more pixels or more decompressed data than is safe to decode
+    UNCROPPABLE = "uncroppable"  # no box to crop to, or nothing of the image inside the crop
     CHANGED = "changed"  # content differs from what the manifest recorded
 
 
@@ -76,3 +77,15 @@ class ImageError(EmbeddingsError):
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[Reason, str]]:
         return type(self), (self.reason, self.detail)
+
+
+def packed_error(error: EmbeddingsError) -> list[str | None]:
+    """An error as JSON, to be raised again in another process."""
+    return [type(error).__name__, error.problem, error.remedy]
+
+
+def unpacked_error(packed: list[str | None]) -> EmbeddingsError:
+    """The error behind `packed_error`; of the same class where that takes a problem and a remedy."""
+    name, problem, remedy = packed
+    classes = {kind.__name__: kind for kind in EmbeddingsError.__subclasses__() if kind is not ImageError}
+    return classes.get(str(name), EmbeddingsError)(str(problem), remedy=remedy)

@@ -62,9 +62,11 @@ class Settings:
         """Settings from `EMBEDDINGS_DATA`, `_WEIGHTS`, `_DEVICE`, `_PRECISION` and `_WIDTH`.
 
         Raises:
-            SettingsError: a variable holds a value outside its closed list.
+            SettingsError: a variable holds a value outside its closed list, or a data root that is not UTF-8.
         """
         root = Path(environment.get("EMBEDDINGS_DATA") or "data")
+        if not _is_utf8(root):
+            raise SettingsError(f"EMBEDDINGS_DATA is {str(root)!r}; pyarrow opens only names that are UTF-8.")
         return cls(
             data_root=root,
             weights=environment.get("EMBEDDINGS_WEIGHTS") or str(root / "weights"),
@@ -83,11 +85,26 @@ class Settings:
         return DataPaths.from_root(self.data_root)
 
     def paths_with(self, processed: str | Path | None, embeddings: str | Path | None) -> DataPaths:
-        """The paths of the data root, with either folder replaced by one that was named."""
-        return DataPaths.from_folders(
-            processed=self.paths.processed if processed is None else Path(processed),
-            embeddings=self.paths.embeddings if embeddings is None else Path(embeddings),
+        """The paths of the data root, with either folder replaced by one that was named.
+
+        Raw data is that beside the processed folder where there is any: image paths in manifests begin there.
+        """
+        own = self.paths
+        named = own.processed if processed is None else Path(processed)
+        beside = named.parent / "raw"
+        return DataPaths(
+            raw=beside if os.path.isdir(beside) else own.raw,  # noqa: PTH112 - no error where none may look
+            processed=named,
+            embeddings=own.embeddings if embeddings is None else Path(embeddings),
         )
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _choice(environment: Mapping[str, str], variable: str, choices: tuple[str, ...]) -> str:

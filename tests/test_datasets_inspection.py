@@ -1,107 +1,164 @@
-"""Looking at image files: odd and broken ones get the facts or the reason they should, on many threads."""
+"""Looking at many image files: by threads and by processes, in order, and whatever happens to a process."""
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
 
-from embeddings_assets.datasets.inspection import inspect_images
-from embeddings_assets.errors import ImageError
-from embeddings_assets.images import ImageFacts, decode_image
+from embeddings_assets.datasets import inspection
+from embeddings_assets.datasets.inspection import Inspector
+from embeddings_assets.datasets.reader import Looked
+from embeddings_assets.errors import EmbeddingsError, ImageError
+from embeddings_assets.images import ImageFacts, inspect_image
 
 pytest_plugins = ("datasets_fixtures",)
 
-# Files that the reference table (MANIFEST.md) calls INVALID: Pillow reads not even their header.
-INVALID = {
-    "derived/._image_00001.jpg": "not_an_image",
-    "derived/dangling_symlink.jpg": "missing",
-    "derived/only_20_bytes.jpg": "corrupt",
-    "derived/text.jpg": "not_an_image",
-    "derived/zero_bytes.jpg": "empty",
-    "found_in_the_wild/git_lfs_pointer_named_image_06734.jpg": "not_an_image",
-    "found_in_the_wild/html_viewer_page_named_image_06734.jpg": "not_an_image",
-    "image-rs/Bad_width.bmp": "oversized",
-    "libjpeg-turbo/monkey12.jpg": "corrupt",
-    "pillow/badwidth.bmp": "oversized",
-    "pillow/decompression_bomb.gif": "oversized",
-    "pillow/png_decompression_dos.png": "oversized",
-    "pillow/reallybig.bmp": "oversized",
-    "pillow/unknown_compression_method.png": "corrupt",
-    "skimage/multipage_rgb.tif": "corrupt",
-    "skimage/truncated.jpg": "truncated",
-}
+MANY = 1500  # enough for processes
 
 
 @pytest.fixture(scope="module")
-def tricky(shared: Path) -> Path:
-    return shared / "data" / "tricky"
+def files(synthetic_raw: Path) -> list[str]:
+    return sorted(str(path) for path in (synthetic_raw / "flowers-102" / "jpg").iterdir())
 
 
 @pytest.fixture(scope="module")
-def table(tricky: Path) -> dict[str, tuple[str, str]]:
-    """File -> (what Pillow reports, result), from the reference table."""
-    rows = [line.split("|") for line in (tricky / "MANIFEST.md").read_text().splitlines()]
-    return {
-        row[1].strip(): (row[3].strip(), row[4].strip()) for row in rows if len(row) > 5 and "/" in row[1]
-    }
+def many(files: list[str]) -> list[str]:
+    return (files * MANY)[:MANY]
 
 
-@pytest.fixture(scope="module")
-def synthetic_files(synthetic_raw: Path) -> list[Path]:
-    return sorted((synthetic_raw / "flowers-102" / "jpg").iterdir())
+def inspect_images(files: Sequence[str], workers: int) -> Generator[Looked, None, None]:
+    with contextlib.closing(Inspector(len(files), workers)) as inspector:
+        yield from inspector.inspect(files)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow, about the odd files
-def test_every_file_is_classified_as_the_reference_table_says(
-    tricky: Path, table: dict[str, tuple[str, str]]
+def child_readers() -> list[int]:
+    """Reading processes that this one has started and that still run."""
+    children = []
+    for task in Path("/proc/self/task").iterdir():
+        children += [int(pid) for pid in (task / "children").read_text().split()]
+    return [pid for pid in children if b"datasets.reader" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_order_is_kept(many: list[str], files: list[str], workers: int) -> None:
+    expected = [inspect_image(file) for file in files]
+    found = [looked.found for looked in inspect_images(many, workers)]
+    assert found == (expected * MANY)[:MANY]
+    assert not child_readers()
+
+
+def test_a_file_that_cannot_be_used_is_one_answer_among_many(many: list[str], tmp_path: Path) -> None:
+    text = tmp_path / "näme with\nnewline.jpg"
+    text.write_text("text")
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe.jpg")
+    Path(odd).write_bytes(b"")
+    files = [*many, str(text), odd, str(tmp_path / "none.jpg")]
+    found = [looked.found for looked in inspect_images(files, 2)]
+    assert all(isinstance(facts, ImageFacts) for facts in found[:-3])
+    reasons = [error.reason.value for error in found[-3:] if isinstance(error, ImageError)]
+    assert reasons == ["not_an_image", "empty", "missing"]
+
+
+def test_work_that_is_dropped_ends_its_processes(many: list[str]) -> None:
+    looking = inspect_images(many, 2)
+    next(looking)
+    assert len(child_readers()) == 2
+    looking.close()
+    assert not child_readers()
+
+
+def test_to_stop_does_not_wait_for_readers_that_hang(many: list[str]) -> None:
+    looking = inspect_images(many, 2)
+    next(looking)
+    for pid in child_readers():
+        os.kill(pid, signal.SIGSTOP)
+    closing = threading.Thread(target=looking.close, daemon=True)
+    closing.start()
+    closing.join(60)
+    assert not closing.is_alive()
+    assert not child_readers()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGKILL])
+def test_a_reader_that_is_ended_between_files_is_replaced(many: list[str], number: signal.Signals) -> None:
+    expected = list(inspect_images(many, 1))
+    found = []
+    for index, facts in enumerate(inspect_images(many, 2)):
+        found.append(facts)
+        if index == 100:
+            for pid in child_readers():
+                os.kill(pid, number)
+    assert found == expected
+
+
+def test_a_pipe_without_a_writer_does_not_hang_a_dataset(tmp_path: Path) -> None:
+    """Only regular files are read."""
+    pipe = tmp_path / "pipe.jpg"
+    os.mkfifo(pipe)
+    with pytest.raises(ImageError) as refusal:
+        inspect_image(pipe)
+    assert refusal.value.reason.value == "unreadable"
+
+
+def test_a_reader_that_cannot_start_is_an_error_with_its_cause(
+    many: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = dict(zip(table, inspect_images([tricky / name for name in table], workers=4), strict=True))
-    refused = {name: facts.reason.value for name, facts in found.items() if isinstance(facts, ImageError)}
-    assert refused.keys() == {name for name, (_, result) in table.items() if result == "INVALID"}
-    assert refused == INVALID
-    for name, facts in found.items():
-        if isinstance(facts, ImageFacts):
-            file_format, mode, size = table[name][0].split()[:3]
-            assert (facts.format, facts.mode, f"{facts.width}x{facts.height}") == (file_format, mode, size), (
-                name
-            )
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise RuntimeError('a broken installation')\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with pytest.raises(EmbeddingsError, match="a broken installation"):
+        list(inspect_images(many, 2))
 
 
-def test_files_whose_pixels_are_cut_off(tricky: Path, table: dict[str, tuple[str, str]]) -> None:
-    cut_off = [name for name, (_, result) in table.items() if result == "OPENS, LOAD FAILS"]
-    assert len(cut_off) == 6
-    for name in cut_off:
-        with pytest.raises(ImageError) as refusal:
-            decode_image(tricky / name)
-        assert refusal.value.reason.value == "truncated"
-
-
-def test_order_is_kept_and_few_files_are_in_flight(synthetic_files: list[Path]) -> None:
-    taken = 0
-
-    def files() -> Iterator[Path]:
-        nonlocal taken
-        for _ in range(40):
-            for file in synthetic_files:
-                taken += 1
-                yield file
-
-    results = inspect_images(files(), workers=2)
-    sizes = [path.stat().st_size for path in synthetic_files]
-    for index, facts in enumerate(results):
-        assert isinstance(facts, ImageFacts)
-        assert facts.bytes == sizes[index % len(sizes)]
-        assert taken - index <= 33, "no more files are asked for than 16 per worker"
-
-
-def test_threads_leave_the_warning_filters_alone(synthetic_files: list[Path]) -> None:
+def test_threads_leave_the_warning_filters_alone(files: list[str]) -> None:
     before = list(warnings.filters)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        assert sum(1 for _ in inspect_images(synthetic_files * 100, workers=8)) == 100 * len(synthetic_files)
+        assert sum(1 for _ in inspect_images(files * 30, workers=8)) == 30 * len(files)
     finally:
         sys.setswitchinterval(interval)
     assert warnings.filters == before
+
+
+def test_few_files_are_spread_over_all_workers(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six threads must meet before the first of them goes on."""
+    together = threading.Barrier(6, timeout=60)
+
+    def look(path: str, decode: bool) -> Looked:
+        together.wait()
+        return Looked(inspect_image(path), None)
+
+    monkeypatch.setattr(inspection, "look", look)
+    assert sum(1 for _ in inspect_images(files[:12], 6)) == 12
+
+
+@pytest.mark.parametrize(("workers", "processes"), [(10_000, 16), (3, 3)])
+def test_no_more_processes_than_pay(monkeypatch: pytest.MonkeyPatch, workers: int, processes: int) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(inspection, "_Reader", lambda decode: started.append(decode))
+    monkeypatch.setattr(Inspector, "close", lambda self: None)
+    Inspector(1024, workers)
+    assert len(started) == processes
+    started.clear()
+    Inspector(10**6, workers)
+    assert len(started) == min(workers, 64)
+
+
+def test_no_more_threads_than_can_be_of_use(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+
+    def look(path: str, decode: bool) -> Looked:
+        nonlocal most
+        most = max(most, sum(thread.name.startswith("inspect") for thread in threading.enumerate()))
+        return Looked(inspect_image(path), None)
+
+    monkeypatch.setattr(inspection, "look", look)
+    assert sum(1 for _ in inspect_images((files * 40)[:1000], 10_000)) == 1000
+    assert most <= 64

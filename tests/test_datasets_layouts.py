@@ -1,5 +1,6 @@
 """The layouts in circulation are read like the official one."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ from datasets_support import CLASSES, CopyRaw, ReadFolder
 from scipy.io import loadmat, savemat
 
 from embeddings_assets.datasets.listing import Listing
-from embeddings_assets.datasets.processed import prepare_dataset, raw_status
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.errors import RawDataError
 from embeddings_assets.settings import DataPaths
 
@@ -38,6 +40,95 @@ def test_folder_unpacked_one_level_too_deep(
     nested = prepare_dataset(dataset, paths)
     assert [report.fingerprint for report in nested] == [report.fingerprint for report in plain]
     assert raw_status(dataset, paths).folder == folder / folder.name
+
+
+@pytest.mark.parametrize("dataset", ["CUB-200-2011", "FGVC-Aircraft", "Stanford Cars"])
+def test_folder_unpacked_two_levels_too_deep(
+    copy_raw: CopyRaw, read_folder: ReadFolder, dataset: str
+) -> None:
+    folder = copy_raw(dataset)
+    plain = read_folder(dataset, folder)
+    inner = folder.rename(folder.with_name("inner"))
+    (folder / "archive").mkdir(parents=True)
+    (folder / "__MACOSX").mkdir()
+    inner.rename(folder / "archive" / folder.name)
+    assert facts(read_folder(dataset, folder)) == facts(plain)
+
+
+def test_two_candidates_are_no_choice_of_ours(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    folder = copy_raw("CUB-200-2011")
+    inner = folder.rename(folder.with_name("inner"))
+    folder.mkdir()
+    shutil.copytree(inner, folder / "one")
+    shutil.copytree(inner, folder / "two")
+    status = raw_status("CUB-200-2011", paths)
+    assert status.state == "wrong"
+    assert "expected images.txt" in str(status.problem)
+    assert "found one, two" in str(status.problem)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    ["CUB-200-2011", "FGVC-Aircraft", "NABirds", "Oxford 102 Flowers", "Stanford Cars", "Stanford Dogs"],
+)
+def test_what_other_systems_leave_behind_is_no_part_of_a_dataset(
+    copy_raw: CopyRaw, paths: DataPaths, dataset: str
+) -> None:
+    folder = copy_raw(dataset)
+    plain = prepare_dataset(dataset, paths)
+    for place in [folder, *(path for path in sorted(folder.rglob("*")) if path.is_dir())]:
+        for file in [path for path in place.iterdir() if path.is_file()][:3]:
+            (place / f"._{file.name}").write_bytes(b"\0\5\x16\7 AppleDouble")
+        (place / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+        (place / "Thumbs.db").write_bytes(b"\xd0\xcf")
+        (place / "__MACOSX").mkdir()
+    shutil.copytree(folder / "__MACOSX", folder / "__MACOSX" / folder.name)
+    again = prepare_dataset(dataset, paths)
+    assert [report.fingerprint for report in again] == [report.fingerprint for report in plain]
+    assert raw_status(dataset, paths).state == "present"
+
+
+def test_dogs_without_lists_are_refused_with_what_is_missing(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    """The Kaggle copy: images and annotations, and no official split."""
+    folder = copy_raw("Stanford Dogs")
+    for file in folder.glob("*_list.mat"):
+        file.unlink()
+    (folder / "Images").rename(folder / "images")
+    with pytest.raises(RawDataError) as refusal:
+        prepare_dataset("Stanford Dogs", paths)
+    text = str(refusal.value)
+    assert "train_list.mat and test_list.mat (lists.tar of the dataset's page; some copies lack it)" in text
+    assert "found Annotation, SYNTHETIC.txt, images" in text
+
+
+def test_the_flowers_of_a_course_are_not_the_official_ones(paths: DataPaths) -> None:
+    """A class tree of 6,552 / 818 / 819 images in train, valid and test: another split of the same images."""
+    folder = paths.raw_folder("Oxford 102 Flowers")
+    for split in ("train", "valid", "test"):
+        (folder / split / "1").mkdir(parents=True)
+        (folder / split / "1" / "image_06734.jpg").write_bytes(b"x")
+    with pytest.raises(RawDataError) as refusal:
+        prepare_dataset("Oxford 102 Flowers", paths)
+    assert "expected imagelabels.mat and setid.mat" in str(refusal.value)
+    assert "found test, train, valid" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "lists"),
+    [
+        ("CUB-200-2011", {"images.txt": "id path", "classes.txt": "class name"}),
+        ("NABirds", {"image_class_labels.txt": "image,class", "hierarchy.txt": "child parent"}),
+    ],
+)
+def test_header_lines_are_skipped(
+    copy_raw: CopyRaw, read_folder: ReadFolder, dataset: str, lists: dict[str, str]
+) -> None:
+    folder = copy_raw(dataset)
+    expected = read_folder(dataset, folder)
+    for name, header in lists.items():
+        path = folder / name
+        path.write_text(f"{header}\n{path.read_text()}")
+    assert read_folder(dataset, folder) == expected
 
 
 def test_aircraft_header_lines_are_skipped(copy_raw: CopyRaw, read_folder: ReadFolder) -> None:

@@ -1,15 +1,19 @@
 """Raw datasets to manifests: rows, ledger, policies, byte-identity, and that a failure changes nothing."""
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets_support import CLASSES, TEST, CopyRaw
+from datasets_support import CLASSES, TEST, CopyRaw, listing_of
 
 from embeddings_assets.catalog import SPLITS
-from embeddings_assets.datasets.processed import PrepareReport, prepare_dataset, raw_status, read_listing
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.report import PrepareReport
+from embeddings_assets.datasets.seen import SEEN_NAME
 from embeddings_assets.datasets.splits import HoldOut
+from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.errors import (
     BadImagesError,
     EmbeddingsError,
@@ -18,6 +22,7 @@ from embeddings_assets.errors import (
     UnknownNameError,
 )
 from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.files import exclusive
 from embeddings_assets.store.manifest import open_manifest
 
 pytest_plugins = ("datasets_fixtures",)
@@ -27,8 +32,8 @@ FLOWERS = "Oxford 102 Flowers"
 
 
 def written(paths: DataPaths) -> dict[str, bytes]:
-    """Every file below the processed folder."""
-    files = sorted(path for path in paths.processed.rglob("*") if path.is_file())
+    """Every file below the processed folder but the memory of what was seen, which holds times."""
+    files = sorted(path for path in paths.processed.rglob("*") if path.is_file() and path.name != SEEN_NAME)
     return {str(path.relative_to(paths.processed)): path.read_bytes() for path in files}
 
 
@@ -38,17 +43,56 @@ def rows_of(paths: DataPaths, dataset: str, split: str) -> list[dict[str, object
     return rows
 
 
+def test_a_run_cut_off_between_ledger_and_manifest_loses_no_option(
+    copy_raw: CopyRaw, paths: DataPaths, tmp_path: Path
+) -> None:
+    elsewhere = shutil.move(copy_raw(CUB), tmp_path / "elsewhere")
+    rule = HoldOut(share=0.3, seed=4)
+    prepare_dataset(CUB, paths, raw_dir=elsewhere, hold_out=rule, crop="bounding_box")
+    before = written(paths)
+    for split in SPLITS:
+        (paths.processed_split(CUB, split) / "_ledger.parquet").unlink()
+    prepare_dataset(CUB, paths)
+    assert written(paths) == before
+
+
+def test_a_dataset_that_is_not_there_is_told_as_it_is_and_no_folder_is_made(paths: DataPaths) -> None:
+    with pytest.raises(RawDataError) as refused:
+        prepare_dataset(CUB, paths)
+    assert str(refused.value).count("no such folder") == 2
+    assert not paths.processed.parent.exists()
+
+
+def test_options_are_decided_when_the_folder_is_free(
+    copy_raw: CopyRaw, paths: DataPaths, tmp_path: Path
+) -> None:
+    """Who waits for another run does not undo what it was asked for."""
+    copy_raw(CUB)
+    prepare_dataset(CUB, paths, crop="bounding_box")
+    place = paths.processed / CUB
+    shutil.move(place, tmp_path / "made by the other")
+    place.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with exclusive(place, lambda: None):
+            waiting = pool.submit(prepare_dataset, CUB, paths)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            shutil.copytree(tmp_path / "made by the other", place, dirs_exist_ok=True)
+        waiting.result(timeout=60)
+    assert open_manifest(paths, CUB, "train").crop == "bounding_box"
+
+
 def test_manifest_rows(copy_raw: CopyRaw, paths: DataPaths) -> None:
     folder = copy_raw(CUB)
     reports = prepare_dataset(CUB, paths)
     assert [report.split for report in reports] == list(SPLITS)
-    listing = read_listing(CUB, paths)
+    listing = listing_of(CUB, paths)
     by_id = {record.image_id: record for record in listing.records}
     seen: list[str] = []
     for split in SPLITS:
         manifest = open_manifest(paths, CUB, split)
         assert manifest.footer["raw_folder"] is None
-        assert manifest.footer["options"] == {"hold_out": {"share": 0.1, "seed": 0}}
+        assert manifest.footer["options"] == {"hold_out": {"share": 0.1, "seed": 0}, "crop": "none"}
         ids = []
         for row in rows_of(paths, CUB, split):
             record = by_id[row["image_id"]]
@@ -68,7 +112,7 @@ def test_official_validation_is_recorded_as_such(copy_raw: CopyRaw, paths: DataP
     copy_raw(FLOWERS)
     reports = prepare_dataset(FLOWERS, paths)
     assert [report.official for report in reports] == [1020, 1020, 6149]
-    assert open_manifest(paths, FLOWERS, "validation").footer["options"] == {"hold_out": None}
+    assert open_manifest(paths, FLOWERS, "validation").footer["options"] == {"hold_out": None, "crop": "none"}
     assert {row["official_split"] for row in rows_of(paths, FLOWERS, "validation")} == {"validation"}
 
 
@@ -114,7 +158,7 @@ def test_only_the_wanted_splits_are_written(copy_raw: CopyRaw, paths: DataPaths)
     calls: list[tuple[int, int]] = []
     reports = prepare_dataset(CUB, paths, splits=["test"], progress=lambda *done: calls.append(done))
     assert [report.split for report in reports] == ["test"]
-    assert [path.name for path in (paths.processed / CUB).iterdir()] == ["test"]
+    assert [path.name for path in (paths.processed / CUB).iterdir() if path.is_dir()] == ["test"]
     assert calls == [(done, TEST * CLASSES) for done in range(1, TEST * CLASSES + 1)]
 
 
@@ -125,7 +169,10 @@ def test_hold_out_options_reach_the_manifest(copy_raw: CopyRaw, paths: DataPaths
     prepare_dataset(CUB, paths, hold_out=HoldOut(share=0.5, seed=3))
     after = [row["image_id"] for row in rows_of(paths, CUB, "validation")]
     assert (len(before), len(after)) == (CLASSES, 3 * CLASSES)
-    assert open_manifest(paths, CUB, "test").footer["options"] == {"hold_out": {"share": 0.5, "seed": 3}}
+    assert open_manifest(paths, CUB, "test").footer["options"] == {
+        "hold_out": {"share": 0.5, "seed": 3},
+        "crop": "none",
+    }
 
 
 def test_missing_images_do_not_move_the_hold_out(copy_raw: CopyRaw, paths: DataPaths) -> None:
@@ -252,8 +299,10 @@ def test_split_without_a_usable_image(copy_raw: CopyRaw, paths: DataPaths) -> No
     before = written(paths)
     for row in rows_of(paths, CUB, "test"):
         (paths.raw / str(row["image_path"]).removeprefix("raw/")).unlink()
-    with pytest.raises(RawDataError, match="CUB-200-2011/test: no usable image"):
+    with pytest.raises(RawDataError, match=r"CUB-200-2011/test: no usable image \(10 missing\)") as refusal:
         prepare_dataset(CUB, paths, allow_missing=True)
+    assert str(refusal.value.remedy).startswith(f"put images of test into {paths.raw_folder(CUB)}, then: ")
+    assert str(refusal.value.remedy).endswith(f'prepare --dataset "{CUB}" --allow-missing')
     assert written(paths) == before
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from embeddings_assets.datasets.processed import prepare_dataset, raw_status
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.errors import RawDataError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest

@@ -5,11 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from datasets_support import CLASSES, TEST, TRAIN, CopyRaw
+from datasets_support import CLASSES, TEST, TRAIN, CopyRaw, listing_of
 from PIL import Image
 
 from embeddings_assets import catalog
-from embeddings_assets.datasets.processed import prepare_dataset, raw_status, read_listing
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.errors import RawDataError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
@@ -38,7 +39,7 @@ def test_nothing_there(paths: DataPaths) -> None:
     text = str(refusal.value)
     assert str(paths.raw / "CUB_200_2011") in text
     assert "images.txt" in text
-    assert 'embeddings-assets prepare --dataset "CUB-200-2011" --raw-dir DIR' in text
+    assert 'embeddings-assets datasets fetch "CUB-200-2011"' in text
 
 
 def test_an_empty_official_folder_is_as_good_as_none(paths: DataPaths) -> None:
@@ -70,20 +71,20 @@ def test_raw_dir_that_does_not_hold_the_dataset(paths: DataPaths, tmp_path: Path
 
 def test_raw_dir_comes_before_everything(copy_raw: CopyRaw, paths: DataPaths, synthetic_raw: Path) -> None:
     copy_raw(CUB)
-    assert read_listing(CUB, paths).folder == paths.raw_folder(CUB)
-    assert read_listing(CUB, paths, synthetic_raw).folder == synthetic_raw / "CUB_200_2011"
-    assert read_listing(CUB, paths, synthetic_raw / "CUB_200_2011").folder == synthetic_raw / "CUB_200_2011"
+    assert listing_of(CUB, paths).folder == paths.raw_folder(CUB)
+    assert listing_of(CUB, paths, synthetic_raw).folder == synthetic_raw / "CUB_200_2011"
+    assert listing_of(CUB, paths, synthetic_raw / "CUB_200_2011").folder == synthetic_raw / "CUB_200_2011"
 
 
 def test_a_recorded_folder_stays_until_another_one_is_named(
     copy_raw: CopyRaw, paths: DataPaths, synthetic_raw: Path
 ) -> None:
     prepare_dataset(CUB, paths, raw_dir=synthetic_raw)
-    assert read_listing(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
+    assert listing_of(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
     copy_raw(CUB)
-    assert read_listing(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
+    assert listing_of(CUB, paths).folder == synthetic_raw / "CUB_200_2011"
     prepare_dataset(CUB, paths, raw_dir=paths.raw)
-    assert read_listing(CUB, paths).folder == paths.raw_folder(CUB)
+    assert listing_of(CUB, paths).folder == paths.raw_folder(CUB)
 
 
 def test_recorded_folder_that_is_gone_is_named(paths: DataPaths, synthetic_raw: Path, tmp_path: Path) -> None:
@@ -144,13 +145,13 @@ def test_class_tree_below_processed(paths: DataPaths) -> None:
 def test_tree_with_its_own_validation(paths: DataPaths) -> None:
     write_tree(paths.processed / CUB, {"train": 5, "validation": 1, "test": 1})
     assert [report.rows for report in prepare_dataset(CUB, paths)] == [10, 2, 2]
-    assert open_manifest(paths, CUB, "train").footer["options"] == {"hold_out": None}
+    assert open_manifest(paths, CUB, "train").footer["options"] == {"hold_out": None, "crop": "none"}
 
 
 def test_labels_are_the_same_in_every_split_of_a_tree(paths: DataPaths) -> None:
     write_tree(paths.processed / CUB, {"train": 3}, ("a", "c"))
     write_tree(paths.processed / CUB, {"test": 1}, ("b", "c"))
-    listing = read_listing(CUB, paths)
+    listing = listing_of(CUB, paths)
     assert listing.class_names == ("a", "b", "c")
     assert {(record.class_name, record.label) for record in listing.records} == {("a", 0), ("b", 1), ("c", 2)}
 

@@ -6,8 +6,15 @@ The README's counts (10,200 images, 102 variants) are not those of the evaluated
 import re
 from pathlib import Path
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import Line, find_root, read_lines, read_table, require_root
+from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
+from embeddings_assets.datasets.parsing import (
+    Line,
+    find_root,
+    numbers,
+    read_lines,
+    read_table,
+    require_root,
+)
 
 EXPECTED = "data/variants.txt and data/images_variant_{train,val,test}.txt"
 
@@ -15,7 +22,7 @@ _LISTS = {"train": "train", "validation": "val", "test": "test"}
 
 
 def locate(folder: Path) -> Path | None:
-    """The folder above `data/`, in `folder` or one level deeper; the lists' own folder under another name."""
+    """The folder above `data/`, in `folder` or up to two levels deeper; else the lists' own."""
     root = find_root(folder, lambda root: _lists_of(root) is not None)
     return root.parent if root is not None and root.name == "data" and not _lists_of(root) else root
 
@@ -56,7 +63,22 @@ def read(folder: Path) -> Listing:
                     official_split=split,
                 )
             )
-    return Listing(root, tuple(records), tuple(variants))
+    lists = ("variants.txt", *(f"images_variant_{suffix}.txt" for suffix in _LISTS.values()))
+    return Listing(root, tuple(records), tuple(variants), tuple(root / prefix / name for name in lists))
+
+
+def read_boxes(root: Path) -> dict[str, Box]:
+    """The boxes of images_box.txt by image id; a line is `<7 digits> <xmin> <ymin> <xmax> <ymax>`, from 1.
+
+    Raises:
+        RawDataError: the list is absent or damaged.
+    """
+    boxes = {}
+    table = read_table(root / (_lists_of(root) or "") / "images_box.txt", "'<7 digits> <box>'")
+    for image_id, line in table.items():
+        left, top, right, bottom = numbers(line, 4)
+        boxes[image_id] = (left - 1, top - 1, right, bottom)
+    return boxes
 
 
 def _lists_of(root: Path) -> str | None:

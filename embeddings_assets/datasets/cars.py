@@ -7,7 +7,7 @@ with cars_annos.mat. The two number the same photographs differently, so lists a
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
+from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
 from embeddings_assets.datasets.parsing import (
     describe_folder,
     find_root,
@@ -27,10 +27,11 @@ EXPECTED = (
 
 _LIST_FOLDERS = ("", "devkit", "car_devkit", "car_devkit/devkit")
 _JOINED_IMAGES = "car_ims"
+_BOX_FIELDS = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
 
 
 def locate(folder: Path) -> Path | None:
-    """The folder with `devkit/` or cars_annos.mat, in `folder` or one level deeper."""
+    """The folder with `devkit/` or cars_annos.mat, in `folder` or up to two levels deeper."""
     return find_root(
         folder, lambda root: bool(_find(root, "cars_train_annos.mat") or _find(root, "cars_annos.mat"))
     )
@@ -44,24 +45,63 @@ def read(folder: Path) -> Listing:
         RawDataError: the lists are absent or damaged, or number other images than those that are there.
     """
     root = require_root(folder, locate(folder), EXPECTED)
+    joined = _joined_list(root)
+    return _read_separate(root) if joined is None else _read_joined(root, joined)
+
+
+def read_boxes(root: Path) -> dict[str, Box]:
+    """The boxes of the annotations by image id; in the files they count from 1 and hold their last pixel.
+
+    Raises:
+        RawDataError: the annotations are absent or damaged.
+    """
+    joined = _joined_list(root)
+    if joined is not None:
+        return _boxes_of(joined, "relative_im_path", "")
+    train, test = _separate_lists(root)
+    return _boxes_of(train, "fname", "cars_train/") | _boxes_of(test, "fname", "cars_test/")
+
+
+def _boxes_of(path: Path, name_field: str, prefix: str) -> dict[str, Box]:
+    (annotations,) = read_mat(path, "annotations")
+    files = mat_texts(mat_field(annotations, name_field, path), path, name_field)
+    left, top, right, bottom = (
+        mat_integers(mat_field(annotations, name, path), path, name) for name in _BOX_FIELDS
+    )
+    boxes = zip((x - 1 for x in left), (y - 1 for y in top), right, bottom, strict=True)
+    ids = (f"{prefix}{PurePosixPath(file).with_suffix('')}" for file in files)
+    return dict(zip(ids, boxes, strict=True))
+
+
+def _joined_list(root: Path) -> Path | None:
+    """cars_annos.mat, where the folder is in the joined layout.
+
+    Raises:
+        RawDataError: its images are not those that this list numbers.
+    """
     separate, joined = _find(root, "cars_train_annos.mat"), _find(root, "cars_annos.mat")
     separate_images = (root / "cars_train").is_dir() or (root / "cars_test").is_dir()
     joined_images = (root / _JOINED_IMAGES).is_dir()
     if joined is None or (separate is not None and (separate_images or not joined_images)):
-        return _read_separate(root)
+        return None
     if separate_images and not joined_images:
         raise RawDataError(
             f"{joined}: numbers the images of {_JOINED_IMAGES}/, but {root} holds cars_train/ or cars_test/, "
             f"which are numbered differently; expected devkit/ and cars_test_annos_withlabels.mat.",
             remedy=f"unpack car_devkit.tgz in {root} and put cars_test_annos_withlabels.mat beside it",
         )
-    return _read_joined(root, joined)
+    return joined
+
+
+def _separate_lists(root: Path) -> tuple[Path, Path]:
+    # The spelling of the second varies; the devkit's own cars_test_annos.mat has no labels.
+    test = _find(root, "cars_test_annos*with*labels*.mat") or _require(root, "cars_test_annos_withlabels.mat")
+    return _require(root, "cars_train_annos.mat"), test
 
 
 def _read_separate(root: Path) -> Listing:
-    train, meta = _require(root, "cars_train_annos.mat"), _require(root, "cars_meta.mat")
-    # Its spelling varies; the devkit's own cars_test_annos.mat has no labels.
-    test = _find(root, "cars_test_annos*with*labels*.mat") or _require(root, "cars_test_annos_withlabels.mat")
+    meta = _require(root, "cars_meta.mat")
+    train, test = _separate_lists(root)
     (class_names,) = read_mat(meta, "class_names")
     names = mat_texts(class_names, meta, "class name")
     records: list[ImageRecord] = []
@@ -76,7 +116,7 @@ def _read_separate(root: Path) -> Listing:
             image_id = f"{folder}/{PurePosixPath(name).with_suffix('')}"
             _require_class(class_id, names, path, position)
             records.append(_record(image_id, f"{nested}/{name}", class_id, names, split))
-    return Listing(root, tuple(records), tuple(names))
+    return Listing(root, tuple(records), tuple(names), (train, test, meta))
 
 
 def _read_joined(root: Path, path: Path) -> Listing:
@@ -98,7 +138,7 @@ def _read_joined(root: Path, path: Path) -> Listing:
         of_split[split].append(
             _record(str(PurePosixPath(name).with_suffix("")), name, class_id, names, split)
         )
-    return Listing(root, (*of_split["train"], *of_split["test"]), tuple(names))
+    return Listing(root, (*of_split["train"], *of_split["test"]), tuple(names), (path,))
 
 
 def _record(image_id: str, path: str, class_id: int, names: Sequence[str], split: str) -> ImageRecord:

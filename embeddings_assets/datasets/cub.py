@@ -9,9 +9,11 @@ from embeddings_assets.datasets.parsing import find_root, read_table, require_ro
 
 EXPECTED = id_lists.EXPECTED
 
+read_boxes = id_lists.read_boxes
+
 
 def locate(folder: Path) -> Path | None:
-    """The folder with the lists, in `folder` or one level deeper."""
+    """The folder with the lists, in `folder` or up to two levels deeper."""
     return find_root(folder, id_lists.has_lists)
 
 
@@ -46,4 +48,5 @@ def read(folder: Path) -> Listing:
                 official_split=entry.official_split,
             )
         )
-    return Listing(root, tuple(records), tuple(names[class_id] for class_id in ordered))
+    lists = tuple(root / name for name in id_lists.LISTS)
+    return Listing(root, tuple(records), tuple(names[class_id] for class_id in ordered), lists)

@@ -1,9 +1,12 @@
 """Stanford Dogs: file_list.mat, train_list.mat and test_list.mat; classes 1..120 by sorted folder name."""
 
+import re
 from pathlib import Path, PurePosixPath
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
+from embeddings_assets.catalog import get_dataset
+from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
 from embeddings_assets.datasets.parsing import (
+    describe_folder,
     find_root,
     mat_integers,
     mat_texts,
@@ -13,14 +16,20 @@ from embeddings_assets.datasets.parsing import (
 )
 from embeddings_assets.errors import RawDataError
 
-EXPECTED = "file_list.mat, train_list.mat and test_list.mat (lists.tar), with the images in Images/"
+EXPECTED = (
+    "file_list.mat, train_list.mat and test_list.mat (lists.tar of the dataset's page; some copies lack it) "
+    "with the images in Images/"
+)
 
+_NAME = "Stanford Dogs"
 # As unpacked from images.tar, and as the Kaggle copy nests them.
 _IMAGE_FOLDERS = ("Images", "images/Images", "images")
+_BOX_FOLDERS = ("Annotation", "annotations/Annotation", "annotation/Annotation")
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
 
 
 def locate(folder: Path) -> Path | None:
-    """The folder with the .mat lists, in `folder` or one level deeper."""
+    """The folder with the .mat lists, in `folder` or up to two levels deeper."""
     return find_root(
         folder, lambda root: (root / "train_list.mat").is_file() or (root / "file_list.mat").is_file()
     )
@@ -32,7 +41,13 @@ def read(folder: Path) -> Listing:
     Raises:
         RawDataError: the lists are absent, damaged or contradict each other.
     """
-    root = require_root(folder, locate(folder), EXPECTED)
+    root = locate(folder)
+    if root is None and folder.is_dir() and any((folder / name).is_dir() for name in _IMAGE_FOLDERS):
+        raise RawDataError(
+            f"{folder}: expected {EXPECTED}; {describe_folder(folder)}.",
+            remedy=f"only the lists are missing: {_unpacked_alone('lists.tar', folder)}",
+        )
+    root = require_root(folder, root, EXPECTED)
     whole_path = root / "file_list.mat"
     whole = _read_list(whole_path)
     split_of: dict[str, str] = {}
@@ -62,7 +77,40 @@ def read(folder: Path) -> Listing:
                 official_split=split_of[file],
             )
         )
-    return Listing(root, tuple(records), names)
+    lists = (whole_path, root / "train_list.mat", root / "test_list.mat")
+    return Listing(root, tuple(records), names, lists)
+
+
+def read_boxes(root: Path) -> dict[str, Box]:
+    """The boxes of Annotation/<class folder>/<image id> by image id; of several dogs, one around them all.
+
+    Only the numbers of these XML files are read: 624 of them have `%s` in place of their names.
+
+    Raises:
+        RawDataError: there are no such files, or one is damaged.
+    """
+    folder = next((root / name for name in _BOX_FOLDERS if (root / name).is_dir()), None)
+    if folder is None:
+        raise RawDataError(
+            f"{root}: expected the boxes in Annotation/ (annotation.tar); {describe_folder(root)}.",
+            remedy=f"only the boxes are missing: {_unpacked_alone('annotation.tar', root)}",
+        )
+    return {path.name: _box_of(path) for path in sorted(folder.glob("*/*")) if path.name[0] not in "._"}
+
+
+def _unpacked_alone(filename: str, folder: Path) -> str:
+    url = next(archive.url for archive in get_dataset(_NAME).archives if archive.filename == filename)
+    return f'download {url}, then: tar -xf {filename} -C "{folder}"'
+
+
+def _box_of(path: Path) -> Box:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    edges = {
+        side: [int(value) for value in re.findall(rf"<{side}>\s*(\d+)\s*</{side}>", text)] for side in _EDGES
+    }
+    if not edges["xmin"] or len({len(values) for values in edges.values()}) != 1:
+        raise RawDataError(f"{path}: expected boxes of xmin, ymin, xmax and ymax, found {text[:80]!r}.")
+    return min(edges["xmin"]), min(edges["ymin"]), max(edges["xmax"]), max(edges["ymax"])
 
 
 def _read_list(path: Path) -> dict[str, int]:

@@ -16,7 +16,7 @@ _SETS = {"train": "trnid", "validation": "valid", "test": "tstid"}
 
 
 def locate(folder: Path) -> Path | None:
-    """The folder with the .mat files, in `folder` or one level deeper."""
+    """The folder with the .mat files, in `folder` or up to two levels deeper."""
     return find_root(
         folder, lambda root: (root / "imagelabels.mat").is_file() or (root / "setid.mat").is_file()
     )
@@ -65,4 +65,4 @@ def read(folder: Path) -> Listing:
                 official_split=split_of[number],
             )
         )
-    return Listing(root, tuple(records), FLOWER_NAMES)
+    return Listing(root, tuple(records), FLOWER_NAMES, (labels_path, sets_path))

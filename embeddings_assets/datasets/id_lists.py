@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from embeddings_assets.datasets.parsing import Line, read_table
+from embeddings_assets.datasets.listing import Box
+from embeddings_assets.datasets.parsing import Line, numbers, read_table
 from embeddings_assets.errors import RawDataError
 
 MARKERS = ("images.txt", "image_class_labels.txt")
+LISTS = (*MARKERS, "train_test_split.txt", "classes.txt")
+BOXES = "bounding_boxes.txt"
 EXPECTED = "images.txt, image_class_labels.txt, train_test_split.txt and classes.txt"
 
 _SPLIT_OF_FLAG = {"1": "train", "0": "test"}
@@ -27,6 +30,19 @@ class Entry(NamedTuple):
 
 def has_lists(folder: Path) -> bool:
     return all((folder / name).is_file() for name in MARKERS)
+
+
+def read_boxes(root: Path) -> dict[str, Box]:
+    """The boxes of bounding_boxes.txt by image id; its lines are `<image id> <x> <y> <width> <height>`.
+
+    Raises:
+        RawDataError: the list is absent or damaged.
+    """
+    boxes = {}
+    for image_id, line in read_table(root / BOXES, "'<image id> <x> <y> <width> <height>'").items():
+        x, y, width, height = numbers(line, 4)
+        boxes[image_id] = (x, y, x + width, y + height)
+    return boxes
 
 
 def read_entries(folder: Path) -> Iterator[Entry]:

@@ -7,10 +7,11 @@ there is the dataset; names that begin with `.` or `_` and files without an imag
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import NamedTuple
 
 from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import find_root, require_root
+from embeddings_assets.datasets.parsing import find_root, require_root, require_utf8
 from embeddings_assets.errors import RawDataError
 
 EXPECTED = "image files in <split>/<class>/, with the splits train, validation and test"
@@ -24,7 +25,7 @@ _SUFFIXES = frozenset(
 
 
 def locate(folder: Path) -> Path | None:
-    """The folder with the split folders, in `folder` or one level deeper."""
+    """The folder with the split folders, in `folder` or up to two levels deeper."""
     return find_root(folder, lambda root: next(_images(root), None) is not None)
 
 
@@ -36,45 +37,54 @@ def read(folder: Path) -> Listing:
     """
     root = require_root(folder, locate(folder), EXPECTED)
     images = list(_images(root))
-    class_names = tuple(sorted({image.parent.name for _, image in images}))
+    class_names = tuple(sorted({image.class_name for image in images}))
     labels = {name: label for label, name in enumerate(class_names)}
     records = []
-    for split, image in images:
-        class_name = image.parent.name
-        try:
-            str(image).encode()
-        except UnicodeEncodeError as error:
-            raise RawDataError(f"{image!r}: the name is not UTF-8; rename it.") from error
+    for split, split_folder, class_name, name in images:
+        path = f"{split_folder}/{class_name}/{name}"
+        if not path.isascii():
+            require_utf8(root / path)
         records.append(
             ImageRecord(
-                image_id=f"{split}/{class_name}/{image.name}",
-                path=image.relative_to(root).as_posix(),
+                image_id=f"{split}/{class_name}/{name}",
+                path=path,
                 label=labels[class_name],
                 class_name=class_name,
                 class_id=class_name,
                 official_split=split,
             )
         )
-    return Listing(root, tuple(records), class_names)
+    split_folders = {image.split_folder for image in images}
+    class_folders = {f"{image.split_folder}/{image.class_name}" for image in images}
+    folders = (root / name for name in sorted({"", *split_folders, *class_folders}))
+    return Listing(root, tuple(records), class_names, tuple(folders))
 
 
-def _images(root: Path) -> Iterator[tuple[str, Path]]:
+class _Image(NamedTuple):
+    split: str
+    split_folder: str
+    class_name: str
+    name: str
+
+
+def _images(root: Path) -> Iterator[_Image]:
     for split, names in _SPLIT_FOLDERS.items():
-        with_images = [root / name for name in names if next(_class_images(root / name), None) is not None]
+        with_images = [name for name in names if next(_class_images(root / name), None) is not None]
         if len(with_images) > 1:
-            both = " and ".join(str(folder) for folder in with_images)
+            both = " and ".join(str(root / name) for name in with_images)
             raise RawDataError(f"{both}: both hold {split} images; expected one folder.")
-        for folder in with_images:
-            yield from ((split, image) for image in _class_images(folder))
+        for split_folder in with_images:
+            for class_name, name in _class_images(root / split_folder):
+                yield _Image(split, split_folder, class_name, name)
 
 
-def _class_images(split_folder: Path) -> Iterator[Path]:
+def _class_images(split_folder: Path) -> Iterator[tuple[str, str]]:
+    """Class and file name of every image of a split."""
     for class_name, is_folder in _visible(split_folder):
         if is_folder:
-            class_folder = split_folder / class_name
-            for name, inner_is_folder in _visible(class_folder):
-                if not inner_is_folder and PurePosixPath(name).suffix.lower() in _SUFFIXES:
-                    yield class_folder / name
+            for name, inner_is_folder in _visible(split_folder / class_name):
+                if not inner_is_folder and name[name.rfind(".") :].lower() in _SUFFIXES:
+                    yield class_name, name
 
 
 def _visible(folder: Path) -> list[tuple[str, bool]]:

@@ -4,10 +4,13 @@ Every layout module gives a `Listing`; `processed.py` turns it into manifests.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from embeddings_assets.errors import RawDataError
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom edge in pixels from 0, the last two exclusive; may stick out of the image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,8 @@ class ImageRecord:
 class Listing:
     """All images of a dataset in its official order, and the display names of its classes by label.
 
+    `lists` are the files that this was read from, or the folders, where the tree itself is the list.
+
     Raises:
         RawDataError: no image, an image id or path listed twice, or a label without a class name.
     """
@@ -38,6 +43,7 @@ class Listing:
     folder: Path
     records: tuple[ImageRecord, ...]
     class_names: tuple[str, ...]
+    lists: tuple[Path, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.records:

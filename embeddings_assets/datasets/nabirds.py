@@ -13,9 +13,11 @@ from embeddings_assets.datasets.parsing import Line, find_root, read_table, requ
 
 EXPECTED = "images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and hierarchy.txt"
 
+read_boxes = id_lists.read_boxes
+
 
 def locate(folder: Path) -> Path | None:
-    """The folder with the lists, in `folder` or one level deeper."""
+    """The folder with the lists, in `folder` or up to two levels deeper."""
     return find_root(folder, id_lists.has_lists)
 
 
@@ -47,7 +49,8 @@ def read(folder: Path) -> Listing:
                 official_split=entry.official_split,
             )
         )
-    return Listing(root, tuple(records), tuple(classes[class_id].text for class_id in leaves))
+    lists = tuple(root / name for name in (*id_lists.LISTS, "hierarchy.txt"))
+    return Listing(root, tuple(records), tuple(classes[class_id].text for class_id in leaves), lists)
 
 
 def _leaves(path: Path, classes: Mapping[str, Line]) -> list[str]:

@@ -3,10 +3,11 @@
 Lists are untrusted: every failure becomes a `RawDataError` that names the file and the line.
 """
 
+import os
 import re
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path, PurePosixPath
@@ -16,8 +17,9 @@ from embeddings_assets.errors import RawDataError
 
 # Some copies of the lists in the wild carry a header line, which no official list has.
 _HEADER_WORD = (
-    "(class(es)?|family|families|file|filename|filepath|id|images?|img|is|labels?|manufacturers?|name|path"
-    "|split|target|train(ing)?|variants?)"
+    "(b?box(es)?|child|class(es)?|family|families|file|filename|filepath|id|images?|img|is|labels?"
+    "|manufacturers?|name|parent|path|split|target|train(ing)?|variants?"
+    "|left|top|right|bottom|w|h|width|height|[xy]_?(min|max|[0-9])?)"
 )
 _HEADER_LINE = re.compile(rf"{_HEADER_WORD}([\s_,;]+{_HEADER_WORD})*\s*", re.IGNORECASE)
 
@@ -54,16 +56,27 @@ class Line:
         return safe_path(self.text, f"{self.path}, line {self.number}")
 
 
-def find_root(folder: Path, is_root: Callable[[Path], bool]) -> Path | None:
-    """The folder that holds the lists: `folder`, or the folder within it when unpacked one level too deep."""
+def find_root(folder: Path, is_root: Callable[[Path], bool], *, levels: int = 2) -> Path | None:
+    """The folder that holds the lists: `folder`, or one within it where it was unpacked too deep.
+
+    Goes down only where there is no choice: into a folder of the same name, or into the only one.
+
+    Args:
+        levels: how deep to look.
+    """
     if not folder.is_dir():
         return None
     if is_root(folder):
         return folder
+    if levels == 0:
+        return None
     children = [child for child in sorted(folder.iterdir()) if child.is_dir() and child.name[0] not in "._"]
     same_name = [child for child in children if child.name == folder.name]
     only_child = children if len(children) == 1 else []
-    return next((root for root in [*same_name, *only_child] if is_root(root)), None)
+    roots = (
+        find_root(child, is_root, levels=levels - 1) for child in dict.fromkeys([*same_name, *only_child])
+    )
+    return next((root for root in roots if root is not None), None)
 
 
 def require_root(folder: Path, root: Path | None, expected: str) -> Path:
@@ -77,12 +90,47 @@ def require_root(folder: Path, root: Path | None, expected: str) -> Path:
     return root
 
 
+def require_utf8(path: Path) -> None:
+    """Make sure that a name can be written into a manifest.
+
+    Raises:
+        RawDataError: it cannot.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise RawDataError(f"{path!r}: the name is not UTF-8.", remedy="rename it") from error
+
+
 def describe_folder(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
-    names = sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"found {', '.join(names[:8])}{more}" if names else "found an empty folder"
+    names = [child.name for child in folder.iterdir() if not child.name.startswith(".")]
+    return f"found {listed(names, 8)}" if names else "found an empty folder"
+
+
+def listed(names: Iterable[str], most: int) -> str:
+    """The first of these names in order, and how many more there are; what cannot be printed is escaped."""
+    ordered = sorted(names)
+    shown = (name if name.isprintable() else repr(name)[1:-1] for name in ordered[:most])
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return f"{', '.join(shown)}{more}"
+
+
+def cannot_read(path: Path | str, error: OSError, *, done: str = "read") -> RawDataError:
+    """What to say of a file or folder that the operating system refuses to read or to list."""
+    remedy = "see to the disk, then run the same command again"
+    if isinstance(error, PermissionError):
+        # A folder above it may be the one that is closed.
+        of_effective_user = os.access in os.supports_effective_ids
+        closed = (
+            folder
+            for folder in reversed(Path(path).parents)
+            if not os.access(folder, os.X_OK, effective_ids=of_effective_user)
+        )
+        place = next(closed, path)
+        remedy = f'make it readable for you, then run the same command again: chmod -R u+rX "{place}"'
+    return RawDataError(f"{path}: cannot be {done} ({error.strerror or error}).", remedy=remedy)
 
 
 def read_lines(path: Path) -> list[Line]:
@@ -96,7 +144,7 @@ def read_lines(path: Path) -> list[Line]:
     except FileNotFoundError:
         raise RawDataError(f"{path}: no such file; {describe_folder(path.parent)} beside it.") from None
     except OSError as error:
-        raise RawDataError(f"{path}: cannot be read ({error.strerror or error}).") from error
+        raise cannot_read(path, error) from error
     except UnicodeDecodeError as error:
         number = path.read_bytes()[: error.start].count(b"\n") + 1
         raise RawDataError(f"{path}, line {number}: expected UTF-8 text ({error.reason}).") from error
@@ -130,6 +178,22 @@ def read_table(path: Path, expected: str) -> dict[str, Line]:
     return table
 
 
+def numbers(line: Line, count: int) -> list[int]:
+    """The rest of a line as `count` whole numbers; CUB writes them with a decimal point.
+
+    Raises:
+        RawDataError: something else stands there.
+    """
+    try:
+        values = [float(text) for text in line.text.split()]
+        whole = [int(value) for value in values if value == int(value)]
+    except (ValueError, OverflowError):
+        whole = []
+    if len(whole) != count or len(line.text.split()) != count:
+        raise line.error(f"{count} whole numbers")
+    return whole
+
+
 def safe_path(text: str, where: str) -> str:
     """A relative POSIX path that cannot leave the dataset's folder.
 
@@ -156,7 +220,10 @@ def read_mat(path: Path, *names: str) -> list[Any]:
     if not path.is_file():
         raise RawDataError(f"{path}: no such file; {describe_folder(path.parent)} beside it.")
     try:
-        content = loadmat(path, squeeze_me=True, variable_names=names)
+        with path.open("rb") as stream:
+            content = loadmat(stream, squeeze_me=True, variable_names=names)
+    except PermissionError as error:
+        raise cannot_read(path, error) from error
     except (MatReadError, *_MAT_ERRORS) as error:
         raise RawDataError(f"{path}: not a readable .mat file ({type(error).__name__}: {error}).") from error
     for name in names:

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from embeddings_assets.datasets.listing import Listing
-from embeddings_assets.errors import RawDataError
+from embeddings_assets.datasets.parsing import cannot_read
 
 
 def find_images(listing: Listing) -> Iterator[str | None]:
@@ -16,14 +16,19 @@ def find_images(listing: Listing) -> Iterator[str | None]:
     Raises:
         RawDataError: a folder that the operating system refuses to list.
     """
-    files_of: dict[PurePosixPath, frozenset[str]] = {}
+    files_of: dict[str, frozenset[str]] = {}
     for record in listing.records:
-        path = PurePosixPath(record.path)
-        if path.parent not in files_of:
-            files_of[path.parent] = _files(listing.folder / path.parent)
-        names = (path.name, path.stem + path.suffix.lower(), path.stem + path.suffix.upper())
-        name = next((name for name in names if name in files_of[path.parent]), None)
-        yield None if name is None else str(path.parent / name)
+        folder, slash, name = record.path.rpartition("/")
+        files = files_of.get(folder)
+        if files is None:
+            files = files_of[folder] = _files(listing.folder / folder)
+        if name in files:
+            yield record.path
+            continue
+        stem, dot, suffix = name.rpartition(".")
+        names = (f"{stem}{dot}{suffix.lower()}", f"{stem}{dot}{suffix.upper()}")
+        found = next((name for name in names if name in files), None)
+        yield None if found is None else f"{folder}{slash}{found}"
 
 
 def _files(folder: Path) -> frozenset[str]:
@@ -33,4 +38,4 @@ def _files(folder: Path) -> frozenset[str]:
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
-        raise RawDataError(f"{folder}: cannot be listed ({error.strerror or error}).") from error
+        raise cannot_read(folder, error, done="listed") from error

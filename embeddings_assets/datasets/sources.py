@@ -3,15 +3,16 @@
 Decides which folder is read; the layout modules read it.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from embeddings_assets.catalog import SPLITS, DatasetSpec, get_dataset
 from embeddings_assets.datasets import aircraft, cars, cub, dogs, flowers, image_folder, nabirds
-from embeddings_assets.datasets.listing import Listing
-from embeddings_assets.datasets.parsing import describe_folder
+from embeddings_assets.datasets.listing import Box, Listing
+from embeddings_assets.datasets.parsing import cannot_read, describe_folder, require_utf8
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
@@ -47,7 +48,8 @@ class Source:
     """The folder a dataset is read from.
 
     `image_prefix` begins every `image_path`, whatever the folder is called on this machine. `raw_folder` is
-    the folder that stands in for `raw/<official folder>`, or None if it is that folder or is not used.
+    the folder that stands in for `raw/<official folder>` beside `processed`, or None if it is that folder or
+    is not used.
     """
 
     dataset: str
@@ -66,14 +68,37 @@ class Source:
         Raises:
             RawDataError: the lists are absent, damaged or contradict each other.
         """
-        remedy = (
-            f"unpack the archive again into {self.folder}, or give another copy: "
-            f'embeddings-assets prepare --dataset "{self.dataset}" --raw-dir DIR'
-        )
-        try:
+        with self._mendable(
+            f"move {self.folder} away and get the dataset again: "
+            f'embeddings-assets datasets fetch "{self.dataset}"; or give another copy with --raw-dir DIR'
+        ):
             return self.layout.read(self.folder)
+
+    def read_boxes(self, root: Path) -> Mapping[str, Box] | None:
+        """The boxes of the images by image id; None where the dataset has none.
+
+        Args:
+            root: the folder of the listing.
+
+        Raises:
+            RawDataError: the lists of boxes are absent or damaged.
+        """
+        read: Callable[[Path], Mapping[str, Box]] | None = getattr(self.layout, "read_boxes", None)
+        if read is None:
+            return None
+        with self._mendable(
+            "put the published list there, or use the whole images: "
+            f'embeddings-assets prepare --dataset "{self.dataset}" --crop none'
+        ):
+            return read(root)
+
+    @contextlib.contextmanager
+    def _mendable(self, remedy: str) -> Iterator[None]:
+        """Make every error name a remedy, and an OSError one of ours."""
+        try:
+            yield
         except OSError as error:
-            raise RawDataError(f"{self.folder}: cannot be read ({error}).", remedy=remedy) from error
+            raise cannot_read(error.filename or self.folder, error) from error
         except RawDataError as error:
             raise RawDataError(error.problem, remedy=error.remedy or remedy) from error
 
@@ -95,7 +120,7 @@ def find_source(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> 
             return _given(spec, layout, paths, raw_dir)
         return _standing(spec, layout, paths)
     except OSError as error:
-        raise RawDataError(f"{error.filename}: cannot be read ({error.strerror or error}).") from error
+        raise cannot_read(error.filename, error) from error
 
 
 def _given(spec: DatasetSpec, layout: Layout, paths: DataPaths, raw_dir: Path) -> Source:
@@ -126,14 +151,15 @@ def _standing(spec: DatasetSpec, layout: Layout, paths: DataPaths) -> Source:
         f"{spec.name}: no raw data. Looked for {layout.EXPECTED} in {official} "
         f"({describe_folder(official)}){looked}, and for class folders in {tree}/<split>/ "
         f"({describe_folder(tree)}).",
-        remedy=f"place the unpacked dataset ({spec.homepage}) at {official}, or "
-        f'embeddings-assets prepare --dataset "{spec.name}" --raw-dir DIR',
+        remedy=f'embeddings-assets datasets fetch "{spec.name}"; or place the unpacked dataset '
+        f"({spec.homepage}) at {official}, or name its folder with --raw-dir DIR",
     )
 
 
 def _raw_source(spec: DatasetSpec, layout: Layout, paths: DataPaths, folder: Path) -> Source:
     root = layout.locate(folder) or folder
-    official = paths.raw_folder(spec.name)
+    require_utf8(root.resolve())
+    official = paths.processed.parent / "raw" / spec.raw_folder  # where the paths in manifests begin
     is_official = official.exists() and root.samefile(official)
     return Source(spec.name, root, layout, f"raw/{spec.raw_folder}/", None if is_official else root.resolve())
 
@@ -143,7 +169,7 @@ def _recorded_folders(spec: DatasetSpec, paths: DataPaths) -> list[Path]:
     folders: dict[Path, None] = {}
     for split in SPLITS:
         try:
-            recorded = open_manifest(paths, spec.name, split).footer.get("raw_folder")
+            recorded = open_manifest(paths, spec.name, split, alone=True).footer.get("raw_folder")
         except StoreError:
             continue
         if recorded:

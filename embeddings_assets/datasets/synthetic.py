@@ -24,6 +24,8 @@ _WRITERS: Mapping[str, Callable[[Path, Plan], None]] = {
     "nabirds": write_nabirds,
 }
 
+SYNTHETIC_LAYOUTS = frozenset(_WRITERS)
+
 # Flowers has 102 names, and a validation image can be held out only where train has two.
 _CLASSES = range(1, 103)
 _LEAST_TRAIN = 2

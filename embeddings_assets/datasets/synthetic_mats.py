@@ -72,7 +72,13 @@ def write_dogs(folder: Path, plan: Plan) -> None:
         if _PNG_NAMED_JPG.startswith(synset) and not any(_PNG_NAMED_JPG in file for file, _ in files):
             stem = _PNG_NAMED_JPG
         files.append((f"{class_folder}/{stem}.jpg", slot))
-        plan.draw(folder / "Images" / files[-1][0], slot.label, index, as_png=stem == _PNG_NAMED_JPG)
+        size = plan.draw(folder / "Images" / files[-1][0], slot.label, index, as_png=stem == _PNG_NAMED_JPG)
+        x, y, width, height = middle_box(size)
+        edges = {"xmin": x, "ymin": y, "xmax": x + width, "ymax": y + height}
+        box = "".join(f"<{edge}>{value}</{edge}>" for edge, value in edges.items())
+        boxes = folder / "Annotation" / class_folder
+        boxes.mkdir(parents=True, exist_ok=True)
+        write_lines(boxes / stem, [f"<annotation><object><bndbox>{box}</bndbox></object></annotation>"])
     for name, splits in (("file", ("train", "test")), ("train", ("train",)), ("test", ("test",))):
         chosen = [(file, slot) for file, slot in files if slot.split in splits]
         content = {

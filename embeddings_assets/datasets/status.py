@@ -1,0 +1,74 @@
+"""Whether a dataset's images are there, told from its lists and one scan per folder; no image is opened."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from embeddings_assets.catalog import get_dataset
+from embeddings_assets.datasets.presence import find_images
+from embeddings_assets.datasets.sources import AbsentDataError, find_source
+from embeddings_assets.datasets.stamps import stamp_of
+from embeddings_assets.errors import RawDataError
+from embeddings_assets.settings import DataPaths
+
+
+@dataclass(frozen=True)
+class RawStatus:
+    """Whether a dataset's images are there; no image is opened.
+
+    `state`: `present` (every listed image), `processed-tree` (class folders instead of a raw folder),
+    `partial` (lists, but not every image), `wrong` (a folder whose lists cannot be read), `missing`.
+    `problem` says in one sentence what is wrong, or which counts differ from the official ones.
+    `version` changes with what `prepare` would read: the lists and the listed images, by name, size and time
+    of last change, and with the state.
+    """
+
+    state: Literal["present", "partial", "missing", "wrong", "processed-tree"]
+    found: int
+    listed: int
+    folder: Path | None
+    problem: str | None
+    version: str
+
+
+def raw_status(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> RawStatus:
+    """Whether a dataset's images are there, from its lists and one look per file; never a RawDataError."""
+    try:
+        source = find_source(dataset, paths, raw_dir)
+    except AbsentDataError as error:
+        return RawStatus("missing", 0, 0, None, error.problem, _version("missing", {}))
+    except RawDataError as error:
+        folder = raw_dir or paths.raw_folder(dataset)
+        return RawStatus("wrong", 0, 0, folder, error.problem, _version("wrong", {"": error.problem}))
+    try:
+        listing = source.read()
+        images = [path for path in find_images(listing) if path is not None]
+    except RawDataError as error:
+        version = _version("wrong", {"": error.problem})
+        return RawStatus("wrong", 0, 0, source.folder, error.problem, version)
+    found, listed = len(images), len(listing.records)
+    lists = [str(path) for path in listing.lists if path.is_file()]
+    stamps = {path: stamp_of(listing.folder / path) for path in (*lists, *images)}
+    if found < listed:
+        problem = f"{listed - found:,} of {listed:,} listed images are missing"
+        version = _version("partial", stamps)
+        return RawStatus("partial", found, listed, listing.folder, problem, version)
+    state: Literal["processed-tree", "present"] = "processed-tree" if source.is_processed_tree else "present"
+    counts = Counter(record.official_split for record in listing.records)
+    differing = [
+        f"{split} {counts[split]:,} instead of {official:,}"
+        for split, official in get_dataset(dataset).counts.items()
+        if counts[split] != official
+    ]
+    note = f"other counts than the official lists: {', '.join(differing)}" if differing else None
+    return RawStatus(state, found, listed, listing.folder, note, _version(state, stamps))
+
+
+def _version(state: str, seen: Mapping[str, object]) -> str:
+    running = hashlib.sha256(state.encode())
+    for name in sorted(seen):
+        running.update(f"\0{name}\0{seen[name]}".encode(errors="surrogateescape"))
+    return f"{state}-{running.hexdigest()[:16]}"
