@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from embeddings_assets.encoders.encoder import Encoder
-from embeddings_assets.encoders.plan import plan_encoder
+from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.images import decode_image
 
 _CORE = ("china", "flower", "rocket", "hubble", "retina", "astronaut", "cat", "coffee")
@@ -43,10 +43,13 @@ ONE_PER_MODEL = ("clip-openai", "dinov2", "franca-v1.0", "siglip2")
 
 def load_encoder(kit: Path, name: str, precision: str = "exact", width: str = "native") -> Encoder:
     """An encoder of a checkpoint of the kit, on the CPU."""
+    return kit_plan(kit, name, precision, width).load()
+
+
+def kit_plan(kit: Path, name: str, precision: str = "exact", width: str = "native") -> EncoderPlan:
+    """The plan of a checkpoint of the kit, on the CPU."""
     weights = kit / CASES[name].checkpoint
-    return plan_encoder(
-        CASES[name].model, weights=weights, precision=precision, width=width, device="cpu"
-    ).load()
+    return plan_encoder(CASES[name].model, weights=weights, precision=precision, width=width, device="cpu")
 
 
 @cache

@@ -1,23 +1,30 @@
 """Reading checkpoints: strictly, in every accepted format, and never running what is in them."""
 
 import json
+import math
 import pickle
 import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from encoders_kit import CORE, MAX_ABS, kit_encoder, kit_pixels, reference
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
+from embeddings_assets import catalog
+from embeddings_assets.catalog import get_model
 from embeddings_assets.encoders import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.checkpoint import load_parameters
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.encoders.torchscript import is_torchscript
+from embeddings_assets.encoders.vit14 import architecture
 from embeddings_assets.encoders.weights import WeightsSource, find_weights
-from embeddings_assets.errors import WeightsError
+from embeddings_assets.errors import EmbeddingsError, WeightsError
 
 SHAPES = {"a": (2, 3), "b": (4,)}
 GOOD = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4)}
@@ -130,6 +137,40 @@ def test_the_kits_key_counts_are_the_published_ones() -> None:
     assert len(dinov2.shapes()) == 223
     assert len(siglip2.shapes()) == 208
     assert len(clip.shapes()) == 152
+
+
+@pytest.mark.parametrize("width", [384, 768, 1024])
+@pytest.mark.parametrize("family", [dinov2, franca])
+def test_every_size_has_as_many_parameters_as_the_architecture(family: ModuleType, width: int) -> None:
+    config = Dinov2Config(**architecture(width), use_swiglu_ffn=family is franca, image_size=518)
+    with torch.device("meta"):
+        network = Dinov2Model(config)
+    expected = sum(tensor.numel() for tensor in network.state_dict().values())
+    assert sum(math.prod(shape) for shape in family.shapes(width).values()) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "native_width", "complaint"),
+    [("DINOv2", 500, "native_width is 500; .* 384, 768, 1024"), ("CLIP", 768, "vectors of width 512, but")],
+)
+def test_a_catalog_row_of_another_width_than_the_network_is_refused(
+    model: str, native_width: int, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = replace(get_model(model), native_width=native_width, width=native_width)
+    monkeypatch.setattr(catalog, "MODELS", (row,))
+    with pytest.raises(EmbeddingsError, match=complaint) as caught:
+        plan_encoder(model, weights="random", device="cpu").load().encode(
+            np.zeros((1, 224, 224, 3), np.uint8)
+        )
+    assert "catalog.py" in str(caught.value)
+
+
+def test_parameters_may_lie_under_any_key_that_the_family_names(tmp_path: Path) -> None:
+    torch.save({"model": GOOD, "epoch": 3}, tmp_path / "franca.pth")
+    source = WeightsSource("Franca", "file", tmp_path / "franca.pth", "0" * 64, None, "franca.pth")
+    assert set(load_parameters(source, SHAPES, str, within="model")) == set(SHAPES)
+    with pytest.raises(WeightsError, match="'model' is no tensor"):
+        load_parameters(source, SHAPES, str)
 
 
 @pytest.mark.parametrize(

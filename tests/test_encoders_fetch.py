@@ -154,17 +154,19 @@ def test_a_file_of_the_users_is_never_overwritten(server: Server, tmp_path: Path
 
 
 def fetch_from_hub(
-    root: Path, endpoint: str, call: str = "fetch_weights"
+    root: Path, endpoint: str, call: str = "fetch_weights", spec: str = '"DINOv2"'
 ) -> subprocess.CompletedProcess[str]:
     """In a process of its own: the hub's library reads HF_ENDPOINT when it is imported."""
-    options = ", progress=False" if call == "fetch_weights" else ""
+    options = "" if call == "find_or_fetch" else ", progress=False"
     code = f"""
 import json
+from dataclasses import replace
 from pathlib import Path
-from embeddings_assets.encoders.fetch import find_or_fetch, fetch_weights
+from embeddings_assets.catalog import get_model
+from embeddings_assets.encoders.fetch import fetch_checkpoint, find_or_fetch, fetch_weights
 from embeddings_assets.errors import WeightsError
 try:
-    source = {call}("DINOv2", Path({str(root)!r}){options})
+    source = {call}({spec}, Path({str(root)!r}){options})
     print(json.dumps([str(source.path), source.sha256, source.trained, source.revision]))
 except WeightsError as error:
     print(error)
@@ -205,6 +207,24 @@ def test_the_hub_gives_a_folder_with_its_commit(hub: Server, tmp_path: Path) -> 
     assert (sha256, trained, revision) == (hashlib.sha256(SAFETENSORS).hexdigest(), True, COMMIT)
     entry = FetchedEntry("hub:facebook/dinov2-base", COMMIT, "model.safetensors", sha256)
     assert read_lock(tmp_path) == {"DINOv2": entry}
+
+
+def test_what_comes_with_a_checkpoint_depends_on_its_family_and_name(server: Server, tmp_path: Path) -> None:
+    for revision in ("main", COMMIT):
+        base = f"/somebody/clip/resolve/{revision}"
+        server.pages[f"{base}/open_clip_config.json"] = b"{}"
+        server.pages[f"{base}/open_clip_model.safetensors"] = SAFETENSORS
+    spec = 'replace(get_model("CLIP"), hub_repo="somebody/clip", filename="open_clip_model.safetensors")'
+    run = fetch_from_hub(tmp_path, server.address, "fetch_checkpoint", spec)
+    assert json.loads(run.stdout)[0] == str(tmp_path / "CLIP" / "open_clip_model.safetensors")
+    assert (tmp_path / "CLIP" / "open_clip_config.json").read_bytes() == b"{}"
+
+
+def test_a_model_that_is_published_nowhere_says_what_to_place(tmp_path: Path) -> None:
+    spec = replace(get_model("Franca"), url=None)
+    with pytest.raises(WeightsError, match=r"no address.*\n.*one \.pth file in the folder Franca"):
+        fetch_checkpoint(spec, tmp_path, progress=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hub_file_with_another_digest_than_the_hubs_is_refused(hub: Server, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from embeddings_assets.catalog import MODELS, get_model
+from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.encoders.projection import PROJECTION_SHA256
@@ -79,9 +80,24 @@ def test_a_footer_says_what_decides_the_values(name: str) -> None:
 
 
 def test_the_fast_profile_is_written_down() -> None:
-    footer = plan_encoder("DINOv2", weights="random", precision="fast").footer()
+    footer = plan_encoder("DINOv2", weights="random", precision="fast", device="cuda").footer()
     assert (footer["precision"], footer["compute_dtype"]) == ("fast", "bfloat16")
-    assert "torchvision" in footer["libraries"]
+    assert "torch" in footer["libraries"]
+
+
+def test_fast_uses_bfloat16_on_a_cpu_only_where_the_cpu_has_it(tmp_path: Path) -> None:
+    def cpu(line: str) -> bool:
+        cpuinfo = tmp_path / str(len(list(tmp_path.iterdir())))
+        cpuinfo.write_text(f"processor\t: 0\nmodel name\t: bf16 in name only\n{line}\n")
+        return cpu_has_bfloat16(cpuinfo)
+
+    assert cpu("flags\t\t: fpu avx2 avx512f avx512_bf16 rdpid")
+    assert cpu("flags\t\t: fpu avx2 amx_bf16")
+    assert cpu("Features\t: fp asimd bf16 i8mm")
+    assert not cpu("flags\t\t: fpu avx2 avx512f")
+    assert not cpu_has_bfloat16(tmp_path / "absent")
+    expected = "bfloat16" if cpu_has_bfloat16() else "float32"
+    assert plan_encoder("CLIP", weights="random", precision="fast", device="cpu").compute_dtype == expected
 
 
 def test_what_changes_values_changes_the_fingerprint_and_nothing_else_does() -> None:

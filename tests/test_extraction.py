@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from image_tree import CLASSES, DATASET, write_image, write_tree
 from PIL import Image
-from stub_encoder import StubEncoder
+from stub_encoder import StubEncoder, pixels
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import BadImagesError, SettingsError, SplitBusyError, StoreError
@@ -73,7 +73,7 @@ def images(paths: DataPaths) -> list[Path]:
 def test_every_image_gets_its_own_vector_in_manifest_order(paths: DataPaths) -> None:
     report = run(paths)
     encoder = StubEncoder()
-    expected = encoder.encode(np.stack([encoder.pixels(Image.open(path)) for path in images(paths)]))
+    expected = encoder.encode(np.stack([pixels(Image.open(path)) for path in images(paths)]))
     np.testing.assert_allclose(load_matrix(folder(paths)), expected, atol=1e-6)
     frame = load_frame(folder(paths))
     manifest = open_manifest(paths, DATASET, "train").slice(0, ROWS).to_pandas()

@@ -1,1 +1,5 @@
-"""The four encoders: recipe, weights, projection, forward pass. Importing this package loads no torch."""
+"""The encoders: recipe, weights, projection, forward pass. Importing this package loads no torch.
+
+Each family of models is one module, which `ModelSpec.encoder` names; family.py says what it offers. All other
+modules serve every family alike.
+"""

@@ -25,19 +25,22 @@ Rename = Callable[[str], str | None]
 _SHOWN = 3  # keys named in an error
 
 
-def load_parameters(source: WeightsSource, shapes: Shapes, rename: Rename) -> dict[str, "torch.Tensor"]:
+def load_parameters(
+    source: WeightsSource, shapes: Shapes, rename: Rename, *, within: str = "teacher"
+) -> dict[str, "torch.Tensor"]:
     """Every parameter of `shapes`, float32 on the CPU, from the source's file or seeded at random.
 
     Args:
         shapes: parameter name to shape: exactly what must be there.
         rename: a key of the file to a name of `shapes`, or None for a key that is known and not needed.
+        within: the key under which a torch file may hold its parameters, beside other things.
 
     Raises:
         WeightsError: the file does not load, or its keys or shapes are not those of the architecture.
     """
     if source.path is None:
         return random_parameters(shapes, model=source.model, seed=source.seed)
-    found = _read(source.path, lambda key: rename(key) is not None)
+    found = _read(source.path, lambda key: rename(key) is not None, within)
     names = {key: str(rename(key)) for key in found}
     missing = [name for name in shapes if name not in names.values()]
     unexpected = [key for key, name in names.items() if name not in shapes]
@@ -88,7 +91,7 @@ def check_config(path: Path, expected: Mapping[str, Any]) -> None:
             )
 
 
-def _read(path: Path, keep: Callable[[str], bool]) -> dict[str, "torch.Tensor"]:
+def _read(path: Path, keep: Callable[[str], bool], within: str) -> dict[str, "torch.Tensor"]:
     from safetensors import SafetensorError
 
     try:
@@ -96,7 +99,7 @@ def _read(path: Path, keep: Callable[[str], bool]) -> dict[str, "torch.Tensor"]:
             return _read_safetensors(path, keep)
         if is_torchscript(path):
             return read_torchscript(path, keep)
-        return _read_torch(path, keep)
+        return _read_torch(path, keep, within)
     except (
         OSError,
         EOFError,
@@ -121,12 +124,12 @@ def _read_safetensors(path: Path, keep: Callable[[str], bool]) -> dict[str, "tor
         return {key: file.get_tensor(key) for key in file.keys() if keep(key)}  # noqa: SIM118
 
 
-def _read_torch(path: Path, keep: Callable[[str], bool]) -> dict[str, "torch.Tensor"]:
+def _read_torch(path: Path, keep: Callable[[str], bool], within: str) -> dict[str, "torch.Tensor"]:
     import torch
 
     state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    if isinstance(state, dict) and isinstance(state.get("teacher"), dict):
-        state = state["teacher"]
+    if isinstance(state, dict) and isinstance(state.get(within), dict):
+        state = state[within]
     if not isinstance(state, dict):
         raise ValueError(f"holds a {type(state).__name__}, expected a dictionary of tensors")
     kept = {key: value for key, value in state.items() if isinstance(key, str) and keep(key)}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embeddings_assets.encoders.family import CheckpointFiles
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
 from embeddings_assets.errors import WeightsError
@@ -25,6 +26,8 @@ RECIPE = Recipe(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
+CHECKPOINT = CheckpointFiles(companions={"open_clip_model.safetensors": "open_clip_config.json"})
+LIBRARIES = ("open_clip_torch",)
 
 # What a CLIP checkpoint holds besides the image tower.
 _ELSEWHERE = ("transformer.", "token_embedding.", "ln_final.")

@@ -1,14 +1,16 @@
 """One loaded encoder: pixels in, unit vectors out."""
 
 import contextlib
-import importlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.lowering import lower_blocks
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.encoders.projection import load_projection
@@ -33,11 +35,13 @@ class Encoder:
 
         self.plan = plan
         self.device = resolve_device(plan.device)
-        family = importlib.import_module(f"embeddings_assets.encoders.{plan.spec.encoder}")
-        model: torch.nn.Module = family.build(plan.source)
-        if plan.compute_dtype != "float32":
+        family = family_of(plan.spec)
+        model = family.build(plan.source)
+        if plan.precision == "fast":
             lower_blocks(family.blocks(model), getattr(torch, plan.compute_dtype))
         self._model: torch.nn.Module | None = model.to(self.device).requires_grad_(False).eval()
+        # A stream of their own lets copies go on while the batch before is computed.
+        self._copies = torch.cuda.Stream(self.device) if self.device.startswith("cuda") else None
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(plan.recipe.mean, dtype=torch.float32, device=self.device).view(shape)
         self._std = torch.tensor(plan.recipe.std, dtype=torch.float32, device=self.device).view(shape)
@@ -58,7 +62,13 @@ class Encoder:
         """
         import torch
 
-        batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        batch = torch.from_numpy(np.ascontiguousarray(pixels))
+        if self._copies is not None:
+            computing = torch.cuda.current_stream(self.device)
+            with torch.cuda.stream(self._copies):
+                batch = batch.pin_memory().to(self.device, non_blocking=True)
+            computing.wait_stream(self._copies)
+            batch.record_stream(computing)
         batch = batch.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return batch.div_(self._levels).sub_(self._mean).div_(self._std)
 
@@ -66,11 +76,18 @@ class Encoder:
         """uint8 [n, S, S, 3] to float32 [n, width] of unit L2 norm.
 
         Raises:
-            EmbeddingsError: the array has another shape or dtype, or the encoder is closed.
+            EmbeddingsError: the array has another shape or dtype, the network another width than the catalog
+            states, or the encoder is closed.
             WeightsError: the network gives values that are not finite, or a zero vector.
+            MemoryError: too little memory for so many images.
         """
-        import torch
+        return self.submit(pixels)()
 
+    def submit(self, pixels: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.float32]]:
+        """Begin with a batch on a GPU, which works on while this process does something else.
+
+        What is returned waits for the vectors; on a CPU it computes them. Both raise as `encode` does.
+        """
         size = self.plan.recipe.size
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3):
             raise EmbeddingsError(
@@ -79,28 +96,69 @@ class Encoder:
         if self._model is None:
             raise EmbeddingsError(f"the encoder of {self.plan.spec.name} is closed.", remedy="load it again")
         if len(pixels) == 0:
-            return np.zeros((0, self.plan.width), dtype=np.float32)
-        with torch.inference_mode(), ieee_float32():
+            return lambda: np.zeros((0, self.plan.width), dtype=np.float32)
+        if self._copies is None:
+            return lambda: self._checked(self._forward(pixels).numpy())
+        return functools.partial(self._finish, *self._begin(pixels))
+
+    def _forward(self, pixels: npt.NDArray[np.uint8]) -> "torch.Tensor":
+        """Vectors on the device, float32 [n, width]."""
+        import torch
+
+        if self._model is None:
+            raise EmbeddingsError(f"the encoder of {self.plan.spec.name} is closed.", remedy="load it again")
+        with torch.inference_mode(), ieee_float32(), memory_errors():
             native = self._model(self.normalised_pixels(pixels)).float()
+            if native.shape[1] != self.plan.spec.native_width:
+                raise EmbeddingsError(
+                    f"{self.plan.spec.name}: the network gives vectors of width {native.shape[1]}, "
+                    f"but native_width is {self.plan.spec.native_width}.",
+                    remedy="correct the model's row in catalog.py, or give the model a family of its own",
+                )
             vectors = native / native.norm(dim=1, keepdim=True)
             if self._projection is not None:
                 vectors = vectors @ self._projection
                 vectors = vectors / vectors.norm(dim=1, keepdim=True)
-            result: npt.NDArray[np.float32] = vectors.cpu().numpy()
-        if not np.isfinite(result).all():
+            return vectors
+
+    def _begin(self, pixels: npt.NDArray[np.uint8]) -> "tuple[torch.Tensor, torch.cuda.Event]":
+        """Queue a batch on a GPU: its vectors on their way to pinned memory, and when they arrive."""
+        import torch
+
+        with torch.cuda.device(self.device), memory_errors():
+            vectors = self._forward(pixels)
+            arriving = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+            arriving.copy_(vectors, non_blocking=True)
+            arrived = torch.cuda.Event()
+            arrived.record()
+        return arriving, arrived
+
+    def _finish(self, arriving: "torch.Tensor", arrived: "torch.cuda.Event") -> npt.NDArray[np.float32]:
+        with memory_errors():
+            arrived.synchronize()
+        return self._checked(arriving.numpy().copy())
+
+    def _checked(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if not np.isfinite(vectors).all():
             weights = self.plan.source.path or self.plan.source.origin
             raise WeightsError(
                 f"{weights}: {self.plan.spec.name} gives vectors that are not finite; the file is damaged.",
                 remedy="embeddings-assets weights verify",
             )
-        return result
+        return vectors
+
+    def peak_device_bytes(self) -> int:
+        """The most GPU memory that torch has held since the encoder was loaded; 0 on a CPU."""
+        import torch
+
+        return 0 if self._copies is None else torch.cuda.max_memory_allocated(self.device)
 
     def close(self) -> None:
         """Free the model's memory. The encoder encodes no more; closing twice is allowed."""
         import torch
 
         self._model = self._projection = None
-        if self.device.startswith("cuda"):
+        if self._copies is not None:
             torch.cuda.empty_cache()
 
 
@@ -121,6 +179,63 @@ def resolve_device(device: str) -> str:
             remedy="--device cpu, or install a driver that fits (nvidia-smi; embeddings-assets doctor)",
         )
     return device
+
+
+def unused_gpu(device: str, driver: Path = Path("/proc/driver/nvidia/gpus")) -> str | None:
+    """What to say where an encoder runs on the CPU although there is a GPU; otherwise None.
+
+    Args:
+        driver: a folder with an entry for each GPU that the NVIDIA driver knows.
+    """
+    import torch
+
+    if device != "cpu":
+        return None
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()} is present but not used; --device cuda uses it"
+    if driver.is_dir() and any(driver.iterdir()):
+        return (
+            f"a GPU is present, but torch {torch.__version__} cannot use it; "
+            "look at nvidia-smi and embeddings-assets doctor"
+        )
+    return None
+
+
+def device_memory(device: str) -> int:
+    """All memory of a GPU in bytes; 0 for a CPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else 0
+
+
+# Only torch's own allocator on GPUs has an exception class of its own. All else says it in words.
+_MEMORY_IS_SHORT = (
+    "DefaultCPUAllocator",  # torch on CPUs
+    "bad_alloc",  # C++ on CPUs
+    "could not create a memory object",  # oneDNN
+    "could not create a primitive",  # oneDNN, where there is no room for the code that it compiles
+    "out of memory",  # CUDA: "CUDA error: out of memory" for pinned memory and kernels; cuDNN attention
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",  # cuDNN 8
+    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",  # cuDNN 9
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+)
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """What torch and its libraries raise when memory is short becomes a MemoryError."""
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or any(
+            words in str(error) for words in _MEMORY_IS_SHORT
+        ):
+            torch.cuda.empty_cache()
+            raise MemoryError(str(error)) from error
+        raise
 
 
 @contextlib.contextmanager

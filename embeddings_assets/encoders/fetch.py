@@ -10,13 +10,15 @@ import logging
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embeddings_assets.catalog import ModelSpec, get_model
-from embeddings_assets.encoders.lock import FetchedEntry, exclusive, record_fetched
+from embeddings_assets.encoders.family import family_of
+from embeddings_assets.encoders.lock import FetchedEntry, record_fetched
 from embeddings_assets.encoders.weights import (
     WeightsSource,
+    accepted_files,
     file_sha256,
     find_checkpoint,
     find_weights,
@@ -24,8 +26,8 @@ from embeddings_assets.encoders.weights import (
     nothing_found,
 )
 from embeddings_assets.errors import WeightsError
+from embeddings_assets.store.files import exclusive
 
-_HUB_COMPANIONS = ("config.json", "preprocessor_config.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _TIMEOUT = 30  # seconds without a byte
@@ -70,13 +72,9 @@ def fetch_checkpoint(spec: ModelSpec, root: Path, *, progress: bool) -> WeightsS
         with exclusive(staging):
             existing = find_checkpoint(spec, folder)
             if existing is None:
-                entry = (
-                    _from_hub(spec, staging, progress)
-                    if spec.hub_repo
-                    else _from_url(spec, staging, progress)
-                )
+                entry = _download(spec, staging, progress)
                 record_fetched(root, spec.name, entry)
-                _move(staging, folder, last=entry.file)
+                _move(staging, folder, [*family_of(spec).CHECKPOINT.hub_companions(spec), entry.file])
         shutil.rmtree(staging, ignore_errors=True)
     except WeightsError:
         with contextlib.suppress(OSError):
@@ -93,6 +91,17 @@ def fetch_checkpoint(spec: ModelSpec, root: Path, *, progress: bool) -> WeightsS
     return source
 
 
+def _download(spec: ModelSpec, staging: Path, progress: bool) -> FetchedEntry:
+    if spec.hub_repo:
+        return _from_hub(spec, staging, progress)
+    if spec.url:
+        return _from_url(spec, staging, progress)
+    raise WeightsError(
+        f"{spec.name}: the catalog names no address that publishes its weights.",
+        remedy=f"place {accepted_files(spec)} in the folder {spec.name} of the weights folder by hand",
+    )
+
+
 def _from_hub(spec: ModelSpec, staging: Path, progress: bool) -> FetchedEntry:
     from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
 
@@ -103,7 +112,7 @@ def _from_hub(spec: ModelSpec, staging: Path, progress: bool) -> FetchedEntry:
         with _hub_progress(progress):
             url = hf_hub_url(repository, spec.filename, revision=spec.revision)
             published = get_hf_file_metadata(url)
-            for name in (*_HUB_COMPANIONS, spec.filename):
+            for name in (*family_of(spec).CHECKPOINT.hub_companions(spec), spec.filename):
                 hf_hub_download(repository, name, revision=published.commit_hash, local_dir=staging)
     except failures as error:
         raise _download_failed(spec, f"{repository} on the Hugging Face hub", error) from error
@@ -166,10 +175,10 @@ def _not_a_checkpoint(path: Path) -> str | None:
     return f"no checkpoint ({size} bytes, starting with {head[:8]!r})"
 
 
-def _move(staging: Path, folder: Path, *, last: str) -> None:
-    """Give downloaded files their final names, the checkpoint after its companions."""
+def _move(staging: Path, folder: Path, names: Sequence[str]) -> None:
+    """Give downloaded files their final names, in this order: the checkpoint after its companions."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (*_HUB_COMPANIONS, last):
+    for name in names:
         if (staging / name).is_file():
             (staging / name).replace(folder / name)
 

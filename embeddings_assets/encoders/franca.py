@@ -1,15 +1,18 @@
-"""Franca ViT-B/14 (ImageNet-21K): recipe, key conversion and forward pass.
+"""Franca ViT/14: recipe, key conversion and forward pass.
 
 The published architecture is DINOv2's with SwiGLU feed-forward layers (github.com/valeoai/Franca); releases
 hold {"teacher": {...}} whose keys may start with `module.` or `backbone.`, with blocks in chunks:
-`blocks.<chunk>.<global index>.*`. The weights are for research only.
+`blocks.<chunk>.<global index>.*`. `ModelSpec.native_width` says which size a model is.
+The weights are for research only.
 """
 
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from embeddings_assets.encoders.family import CheckpointFiles
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from embeddings_assets.encoders.vit14 import LAYERS, backbone_blocks, build_dinov2, width_of
 from embeddings_assets.encoders.weights import WeightsSource
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ RECIPE = Recipe(
     mean=IMAGENET_MEAN,
     std=IMAGENET_STD,
 )
+CHECKPOINT = CheckpointFiles(any_name=True)  # published under several names
+LIBRARIES = ("transformers",)
 
 _PREFIXES = re.compile(r"^(?:module\.|backbone\.)+")
 _CHUNK = re.compile(r"^blocks\.\d+\.(\d+)\.")
@@ -44,24 +49,30 @@ _OUTER_NAMES = {
 }
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """The 175 parameters of the published checkpoint, under their names without prefix and chunk."""
-    linear = {"attn.qkv": (2304, 768), "attn.proj": (768, 768), "mlp.w12": (4096, 768), "mlp.w3": (768, 2048)}
-    found: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, 768),
-        "mask_token": (1, 768),
-        "pos_embed": (1, 1370, 768),
-        "patch_embed.proj.weight": (768, 3, 14, 14),
-        "patch_embed.proj.bias": (768,),
-        "norm.weight": (768,),
-        "norm.bias": (768,),
+def shapes(width: int = 768) -> dict[str, tuple[int, ...]]:
+    """The parameters under their published names without prefix and chunk: 175 in ViT-B."""
+    hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8  # of SwiGLU: franca's SwiGLUFFNFused
+    linear = {
+        "attn.qkv": (3 * width, width),
+        "attn.proj": (width, width),
+        "mlp.w12": (2 * hidden, width),
+        "mlp.w3": (width, hidden),
     }
-    for block in (f"blocks.{index}" for index in range(12)):
+    found: dict[str, tuple[int, ...]] = {
+        "cls_token": (1, 1, width),
+        "mask_token": (1, width),
+        "pos_embed": (1, 1370, width),
+        "patch_embed.proj.weight": (width, 3, 14, 14),
+        "patch_embed.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+    }
+    for block in (f"blocks.{index}" for index in range(LAYERS[width])):
         for name, shape in linear.items():
             found |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
         for name in ("norm1", "norm2"):
-            found |= {f"{block}.{name}.weight": (768,), f"{block}.{name}.bias": (768,)}
-        found |= {f"{block}.ls{index}.gamma": (768,) for index in (1, 2)}
+            found |= {f"{block}.{name}.weight": (width,), f"{block}.{name}.bias": (width,)}
+        found |= {f"{block}.ls{index}.gamma": (width,) for index in (1, 2)}
     return found
 
 
@@ -89,21 +100,20 @@ def to_transformers(state: dict[str, "torch.Tensor"]) -> dict[str, "torch.Tensor
 
 
 def build(source: WeightsSource) -> "torch.nn.Module":
-    """A float32 module from normalised pixels [n, 3, 224, 224] to native vectors [n, 768].
+    """A float32 module from normalised pixels [n, 3, 224, 224] to native vectors [n, width].
 
     Raises:
-        WeightsError: the checkpoint is not that of Franca ViT-B/14.
+        WeightsError: the checkpoint is not that of a Franca of this width.
+        EmbeddingsError: the catalog states a width that no Franca has.
     """
     from embeddings_assets.encoders.checkpoint import load_parameters
-    from embeddings_assets.encoders.vit14 import build_dinov2
 
-    return build_dinov2(to_transformers(load_parameters(source, shapes(), plain_name)), swiglu=True)
+    state = load_parameters(source, shapes(width_of(source.model)), plain_name)
+    return build_dinov2(to_transformers(state), swiglu=True)
 
 
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     """The transformer blocks of a built model."""
-    from embeddings_assets.encoders.vit14 import backbone_blocks
-
     return backbone_blocks(model)
 
 

@@ -6,17 +6,16 @@ JSON: {"schema": 1, "models": {
 Entries with a file are written by `weights fetch`; the word `random` asks for seeded untrained weights.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from embeddings_assets.catalog import MODELS, get_model
 from embeddings_assets.errors import UnknownNameError, WeightsError
 from embeddings_assets.settings import RANDOM_WEIGHTS
+from embeddings_assets.store.files import exclusive
 
 LOCK_NAME = "weights.lock"
 LOCK_SCHEMA = 1
@@ -126,14 +125,3 @@ def _update(root: Path, change: Callable[[dict[str, Entry]], None]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-
-
-@contextlib.contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """One process at a time in a folder; the system lets go when a process ends, however it ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

@@ -1,9 +1,9 @@
 """What an encoder will be, decided and described without loading weights or importing torch."""
 
-import importlib
 import importlib.metadata
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from embeddings_assets.catalog import ModelSpec, get_model
+from embeddings_assets.encoders.dtypes import compute_dtype
+from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource, find_weights
@@ -20,8 +22,6 @@ from embeddings_assets.settings import PRECISIONS
 
 if TYPE_CHECKING:
     from embeddings_assets.encoders.encoder import Encoder
-
-COMPUTE_DTYPES = {"exact": "float32", "fast": "bfloat16"}
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
@@ -75,7 +75,15 @@ class EncoderPlan:
         Raises:
             ImageError: the image's proportions are beyond what is resized.
         """
-        return self.recipe.pixels(image) if self.precision == "exact" else self.recipe.pixels_fast(image)
+        return self.to_pixels()(image)
+
+    def to_pixels(self) -> Callable[[Image.Image], npt.NDArray[np.uint8]]:
+        """`pixels`, as something to send to another process: it can be pickled and brings no weights."""
+        return self.recipe.pixels if self.precision == "exact" else self.recipe.pixels_fast
+
+    def exact(self) -> "EncoderPlan":
+        """The same encoder in the `exact` profile."""
+        return replace(self, precision="exact", compute_dtype=compute_dtype("exact", self.device))
 
     def load(self) -> "Encoder":
         """The encoder itself, weights in memory on its device.
@@ -89,10 +97,7 @@ class EncoderPlan:
         return Encoder(self)
 
     def _libraries(self) -> dict[str, str]:
-        names = ["torch", "Pillow", "numpy"]
-        names.append("open_clip_torch" if self.spec.encoder == "clip" else "transformers")
-        if self.precision == "fast":
-            names.append("torchvision")
+        names = ("torch", "Pillow", "numpy", *family_of(self.spec).LIBRARIES)
         return {name: importlib.metadata.version(name) for name in names}
 
 
@@ -108,7 +113,8 @@ def plan_encoder(
 
     Args:
         weights: as `find_weights` takes it, or what it gave.
-        precision: "exact" (float32, reference pixels) or "fast" (bfloat16, tensor resize).
+        precision: "exact" (float32, reference pixels) or "fast" (bfloat16 where the device has it, fused
+            attention, tensor resize).
         width: "contract" or None, "native", or one of those two widths as a number.
 
     Raises:
@@ -119,17 +125,22 @@ def plan_encoder(
     spec = get_model(model)
     if precision not in PRECISIONS:
         raise SettingsError(f"precision is {precision!r}; it can be {' or '.join(map(repr, PRECISIONS))}.")
-    if _DEVICE.fullmatch(device) is None:
-        raise SettingsError(f"device is {device!r}; it can be 'auto', 'cpu', 'cuda' or 'cuda:N'.")
+    check_device(device)
     return EncoderPlan(
         spec=spec,
         source=weights if isinstance(weights, WeightsSource) else find_weights(spec.name, weights),
-        recipe=importlib.import_module(f"embeddings_assets.encoders.{spec.encoder}").RECIPE,
+        recipe=family_of(spec).RECIPE,
         precision=precision,
         width=_stored_width(spec, width),
         device=device,
-        compute_dtype=COMPUTE_DTYPES[precision],
+        compute_dtype=compute_dtype(precision, device),
     )
+
+
+def check_device(device: str) -> None:
+    """Raise SettingsError if this is no name of a device; whether it is there shows when it is used."""
+    if _DEVICE.fullmatch(device) is None:
+        raise SettingsError(f"device is {device!r}; it can be 'auto', 'cpu', 'cuda' or 'cuda:N'.")
 
 
 def _stored_width(spec: ModelSpec, width: str | int | None) -> int:

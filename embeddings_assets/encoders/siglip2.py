@@ -7,6 +7,7 @@ tower (three quarters of the file) is never read.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from embeddings_assets.encoders.family import CheckpointFiles
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
 
@@ -22,6 +23,10 @@ RECIPE = Recipe(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
+CHECKPOINT = CheckpointFiles(
+    companions={"model.safetensors": "config.json"}, hub_extras=("preprocessor_config.json",)
+)
+LIBRARIES = ("transformers",)
 
 ARCHITECTURE: dict[str, Any] = {
     "hidden_size": 768,

@@ -1,4 +1,4 @@
-"""The ViT-B/14 of DINOv2 and Franca on transformers' `Dinov2Model`, exact at 224 pixels.
+"""The ViT-S/14, -B/14 and -L/14 of DINOv2 and Franca on transformers' `Dinov2Model`, exact at 224 pixels.
 
 The published code interpolates the 37 x 37 position table by a scale factor of (16 + 0.1) / 37, bicubic
 (dinov2/models/vision_transformer.py: interpolate_offset=0.1, interpolate_antialias=False). transformers
@@ -9,8 +9,9 @@ table is computed once, as published, for a model of 224 pixels, which transform
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from embeddings_assets.catalog import get_model
 from embeddings_assets.encoders.quiet import quiet_transformers
-from embeddings_assets.errors import WeightsError
+from embeddings_assets.errors import EmbeddingsError, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -19,17 +20,38 @@ TABLE_SIDE = 37  # 518 / 14, the grid of the published position tables
 GRID_SIDE = 16  # 224 / 14
 INTERPOLATE_OFFSET = 0.1
 
-# layer_norm_eps: dinov2/models/vision_transformer.py, partial(nn.LayerNorm, eps=1e-6).
-ARCHITECTURE: dict[str, Any] = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "mlp_ratio": 4,
-    "patch_size": 14,
-    "hidden_act": "gelu",
-    "layer_norm_eps": 1e-6,
-    "qkv_bias": True,
-}
+# Layers by width: dinov2/models/vision_transformer.py, vit_small, vit_base and vit_large.
+LAYERS = {384: 12, 768: 12, 1024: 24}
+HEAD_WIDTH = 64
+
+
+def width_of(model: str) -> int:
+    """The width of a catalog model's network, which its row states.
+
+    Raises:
+        EmbeddingsError: there is no such size.
+    """
+    width = get_model(model).native_width
+    if width not in LAYERS:
+        raise EmbeddingsError(
+            f"{model}: native_width is {width}; a ViT/14 is one of {', '.join(map(str, LAYERS))} wide.",
+            remedy="correct the model's row in catalog.py, or give the model a family of its own",
+        )
+    return width
+
+
+def architecture(width: int) -> dict[str, Any]:
+    """transformers' configuration of the network of this width."""
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": LAYERS[width],
+        "num_attention_heads": width // HEAD_WIDTH,
+        "mlp_ratio": 4,
+        "patch_size": 14,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-6,  # vision_transformer.py: partial(nn.LayerNorm, eps=1e-6)
+        "qkv_bias": True,
+    }
 
 
 def interpolate_positions(table: "torch.Tensor", offset: float = INTERPOLATE_OFFSET) -> "torch.Tensor":
@@ -44,18 +66,20 @@ def interpolate_positions(table: "torch.Tensor", offset: float = INTERPOLATE_OFF
 
 
 def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn.Module":
-    """A float32 module from normalised pixels [n, 3, 224, 224] to the class token [n, 768], normed.
+    """A float32 module from normalised pixels [n, 3, 224, 224] to the class token [n, width], normed.
 
     Args:
         state: parameters under transformers' public names, with the published 37 x 37 position table.
     """
     import torch
 
+    table = interpolate_positions(state["embeddings.position_embeddings"])
     with quiet_transformers():
         from transformers import Dinov2Config, Dinov2Model
 
-        config = Dinov2Config(**ARCHITECTURE, use_swiglu_ffn=swiglu, image_size=GRID_SIDE * 14)
-        table = interpolate_positions(state["embeddings.position_embeddings"])
+        config = Dinov2Config(
+            **architecture(table.shape[-1]), use_swiglu_ffn=swiglu, image_size=GRID_SIDE * 14
+        )
         backbone, report = Dinov2Model.from_pretrained(
             None,
             config=config,
@@ -78,7 +102,7 @@ def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn
 
 
 def backbone_blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
-    """The twelve transformer blocks of a model that `build_dinov2` made."""
+    """The transformer blocks of a model that `build_dinov2` made."""
     backbone: Any = model.backbone
     found: Iterable[torch.nn.Module] = backbone.encoder.layer
     return found

@@ -1,9 +1,8 @@
 """Which weights a model would use: found on disk and identified by sha256, without loading them.
 
-Accepted in `<root>/<model>/`: for CLIP an open_clip folder (`open_clip_config.json`,
-`open_clip_model.safetensors`) or OpenAI's `ViT-B-32.pt`; for DINOv2 and SigLIPv2 a transformers folder
-(`config.json`, `model.safetensors`); for Franca one `.pth`. A root's `weights.lock` may ask for random
-weights by name instead (lock.py). This module opens no network connection and imports no torch.
+Which files in `<root>/<model>/` are a checkpoint is stated by the model's family (`CHECKPOINT`, family.py).
+A root's `weights.lock` may ask for random weights by name instead (lock.py). This module opens no network
+connection and imports no torch.
 """
 
 import hashlib
@@ -12,15 +11,13 @@ from pathlib import Path
 from typing import Literal
 
 from embeddings_assets.catalog import ModelSpec, get_model
+from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.lock import LOCK_NAME, FetchedEntry, RandomEntry, read_lock
 from embeddings_assets.errors import WeightsError
 from embeddings_assets.settings import RANDOM_WEIGHTS
 
 RANDOM_VERSION = 1  # raise with every change of the values random_init.py gives
 
-_OPEN_CLIP = "open_clip_model.safetensors"
-# The file that must lie beside a checkpoint: without it the folder is a broken-off copy.
-_COMPANIONS = {_OPEN_CLIP: "open_clip_config.json", "model.safetensors": "config.json"}
 _HASH_CHUNK = 4 << 20
 _hashes: dict[tuple[str, int, int, int], str] = {}
 
@@ -108,7 +105,7 @@ def nothing_found(spec: ModelSpec, place: Path, cause: str | None = None) -> Wei
     """The error for a model without weights, naming what was looked for, where, and the three ways out."""
     where = f"{place / spec.name}, or {place} itself" if place.is_dir() else f"{place} (no such folder)"
     return WeightsError(
-        f"{spec.name}: no weights. Looked for {_accepted(spec)} in {where}; "
+        f"{spec.name}: no weights. Looked for {accepted_files(spec)} in {where}; "
         f"no {LOCK_NAME} there asks for random weights." + (f" {cause}" if cause else ""),
         remedy=f'embeddings-assets weights fetch "{spec.name}", or --weights DIR where they lie, '
         f"or --weights {RANDOM_WEIGHTS} for untrained ones (tests only)",
@@ -121,8 +118,9 @@ def find_checkpoint(spec: ModelSpec, folder: Path) -> Path | None:
     Raises:
         WeightsError: several candidates and none has the catalog's name, or an incomplete folder.
     """
-    if Path(spec.filename).suffix == ".pth":  # published under several names
-        found = sorted(folder.glob("*.pth"))
+    files = family_of(spec).CHECKPOINT
+    if files.any_name:
+        found = sorted(folder.glob(f"*{_suffix(spec)}"))
         if len(found) > 1 and folder / spec.filename not in found:
             raise WeightsError(
                 f"{folder}: {len(found)} checkpoints ({', '.join(path.name for path in found)}); "
@@ -130,19 +128,20 @@ def find_checkpoint(spec: ModelSpec, folder: Path) -> Path | None:
                 remedy=f"name the file itself: --weights {found[0]}",
             )
         return folder / spec.filename if folder / spec.filename in found else next(iter(found), None)
-    found = [folder / name for name in _file_names(spec) if (folder / name).is_file()]
+    found = [folder / name for name in files.names(spec) if (folder / name).is_file()]
     return _checked_file(spec, found[0]) if found else None
 
 
-def _file_names(spec: ModelSpec) -> list[str]:
-    """Checkpoint files a model's folder may hold, the preferred one first."""
-    return [spec.filename, _OPEN_CLIP] if spec.encoder == "clip" else [spec.filename]
+def _suffix(spec: ModelSpec) -> str:
+    return Path(spec.filename).suffix
 
 
-def _accepted(spec: ModelSpec) -> str:
-    if Path(spec.filename).suffix == ".pth":
-        return "one .pth file"
-    names = ((name, _COMPANIONS.get(name)) for name in _file_names(spec))
+def accepted_files(spec: ModelSpec) -> str:
+    """The files that would be a model's checkpoint, in words."""
+    files = family_of(spec).CHECKPOINT
+    if files.any_name:
+        return f"one {_suffix(spec)} file"
+    names = ((name, files.companions.get(name)) for name in files.names(spec))
     return " or ".join(name if beside is None else f"{beside} + {name}" for name, beside in names)
 
 
@@ -160,16 +159,17 @@ def file_sha256(path: Path) -> str:
 
 
 def _checked_file(spec: ModelSpec, path: Path) -> Path:
-    companion = _COMPANIONS.get(path.name)
+    files = family_of(spec).CHECKPOINT
+    companion = files.companions.get(path.name)
     if companion is not None and not (path.parent / companion).is_file():
         raise WeightsError(
             f"{path.parent}: {path.name} is there, but {companion} is not.",
             remedy=f"copy {companion} beside it; or delete it, then: "
             f'embeddings-assets weights fetch "{spec.name}"',
         )
-    suffixes = {Path(name).suffix for name in _file_names(spec)}
+    suffixes = {Path(name).suffix for name in files.names(spec)}
     if path.suffix not in suffixes:
-        raise WeightsError(f"{path}: not a checkpoint of {spec.name}; expected {_accepted(spec)}.")
+        raise WeightsError(f"{path}: not a checkpoint of {spec.name}; expected {accepted_files(spec)}.")
     return path
 
 

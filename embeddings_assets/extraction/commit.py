@@ -11,8 +11,15 @@ import pyarrow as pa
 from embeddings_assets.errors import BadImagesError, StoreError
 from embeddings_assets.extraction.planning import ShardPlan
 from embeddings_assets.store.footer import differing_fields, recipe_fingerprint
-from embeddings_assets.store.manifest import Manifest
-from embeddings_assets.store.schema import CARRIED_COLUMNS, LEDGER_SCHEMA, ROWS_PER_GROUP, SCHEMA_VERSION
+from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
+from embeddings_assets.store.schema import (
+    BOUNDING_BOX,
+    CARRIED_COLUMNS,
+    LEDGER_SCHEMA,
+    NO_CROP,
+    ROWS_PER_GROUP,
+    SCHEMA_VERSION,
+)
 from embeddings_assets.store.staging import swap_into_place
 from embeddings_assets.store.writer import SplitWriter
 
@@ -20,14 +27,21 @@ log = logging.getLogger(__name__)
 
 
 def split_footer(manifest: Manifest, encoder_footer: Mapping[str, Any]) -> dict[str, Any]:
-    """The footer of the split that this manifest and this encoder make."""
+    """The footer of the split that this manifest and this encoder make.
+
+    A crop is a step of preprocessing, so it is part of the recipe.
+    """
+    cropped = {} if manifest.crop == NO_CROP else {"crop": manifest.crop}
     footer = {
         **encoder_footer,
         "dataset": manifest.dataset,
         "split": manifest.split,
         "schema_version": SCHEMA_VERSION,
         "manifest_fingerprint": manifest.fingerprint,
+        "recipe": {**encoder_footer["recipe"], **cropped},
     }
+    if manifest.crop == BOUNDING_BOX:
+        footer[BOXES_FINGERPRINT] = manifest.boxes_fingerprint()
     footer["recipe_fingerprint"] = recipe_fingerprint(footer)
     return footer
 
@@ -83,8 +97,9 @@ def commit_shards(
         for index in range(shards.count):
             start, stop = shards.range(index)
             shard = shards.require(index)
-            carried = manifest.slice(start, stop, CARRIED_COLUMNS)
-            writer.append(carried.take(pa.array(shard.positions - start)), shard.vectors)
+            local = pa.array(shard.positions - start)
+            # Of the slice nothing is kept: it holds a whole row group.
+            writer.append(manifest.slice(start, stop, CARRIED_COLUMNS).take(local), shard.vectors)
         writer.finish(ledger)
     swap_into_place(assembled, target, staging)
 

@@ -4,31 +4,42 @@ It knows neither which dataset nor which model it runs. Work is cut into shards 
 shard is staged when its last image is done, and the split becomes visible in one rename when all are.
 """
 
-import os
+import contextlib
+import logging
 import shutil
 import time
 from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from embeddings_assets.errors import BadImagesError
+from embeddings_assets.children import default_workers
+from embeddings_assets.errors import BadImagesError, SplitBusyError
 from embeddings_assets.extraction.commit import changed_fields, commit_shards, commit_vectors, split_footer
-from embeddings_assets.extraction.filling import ShardFiller, StageClock
-from embeddings_assets.extraction.planning import ShardPlan, StandingVectors
+from embeddings_assets.extraction.decoding import Decoders
+from embeddings_assets.extraction.devices import fill_on_devices
+from embeddings_assets.extraction.filling import StageClock
+from embeddings_assets.extraction.job import Job
+from embeddings_assets.extraction.memory import peak_bytes, reset_peak
+from embeddings_assets.extraction.planning import ShardPlan
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
 from embeddings_assets.extraction.source import EncoderSource
-from embeddings_assets.extraction.standing import is_current, standing_footer
+from embeddings_assets.extraction.standing import has_same_boxes, is_current, recovered, standing_footer
 from embeddings_assets.store.files import disk_errors
-from embeddings_assets.store.manifest import Manifest
+from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
 from embeddings_assets.store.reading import load_ledger, read_split_footer, split_bytes, split_sha256
-from embeddings_assets.store.staging import (
-    locked_staging,
-)
+from embeddings_assets.store.schema import BOUNDING_BOX
+from embeddings_assets.store.staging import locked_staging
 
-_MOST_WORKERS = 8
+log = logging.getLogger(__name__)
+
+_MOST_WORKERS = 16
+# Of a footer, what alone is no reason to compute again: the versions of libraries, and what the manifest's
+# fingerprint holds already.
+_NOT_DECISIVE = ("libraries", BOXES_FINGERPRINT)
 
 
 @disk_errors()
@@ -40,72 +51,104 @@ def extract_split(
     staging_root: Path,
     options: ExtractionOptions | None = None,
     progress: Progress | None = None,
+    decoders: Decoders | None = None,
 ) -> SplitReport:
     """Embed every image of a manifest into `target`, resuming and reusing what it can.
+
+    A run that goes on from what another has staged ends with the bytes of one that was never disturbed. So
+    does one that embeds what could not be read before. A vector that is reused after the manifest has changed
+    keeps the last bits of the batch it was embedded in; by the size of batches these differ by up to 1e-6.
+
+    The split is that of `manifest`, even if another takes its place during the run; a later run then embeds
+    what differs.
 
     Args:
         source: asked for its device and weights only when at least one image must be embedded.
         target: the split's folder; replaced in one rename, or left as it is on any error.
         staging_root: `.staging`, on the same file system as `target`.
+        decoders: decoding processes to use, which stay; by default some are started if needed, and ended.
 
     Raises:
         StoreError: the split that stands was made with another recipe and `options.replace` is off, or
             the folders cannot be used.
         BadImagesError: more images are unusable than the policy allows.
         SplitBusyError: another process is writing the same split.
+        EmbeddingsError: the machine fails (a disk, a device, memory); what is staged stays for the next run.
     """
     started = time.perf_counter()
     options = options or ExtractionOptions()
     footer = split_footer(manifest, source.footer())
-    # Versions of libraries are recorded, but a new one alone is no reason to compute again.
-    decisive = {name: value for name, value in footer.items() if name != "libraries"}
+    decisive = {name: value for name, value in footer.items() if name not in _NOT_DECISIVE}
     standing = standing_footer(target, replace=options.replace)
-    if standing is not None and is_current(target, standing, decisive):
+    staging = _staging_folder(staging_root, target)
+    if standing and is_current(target, standing, decisive) and not recovered(target, manifest):
+        _remove_leftovers(staging, staging_root, target)
         _check_policy(load_ledger(target), manifest.rows, options, target)
         return _report(manifest, target, standing, "unchanged", seconds=time.perf_counter() - started)
 
     clock = StageClock()
-    staging = _staging_folder(staging_root, target)
-    with locked_staging(staging, staging_root, target):
+    reset_peak()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(locked_staging(staging, staging_root, target))
+        decoders = decoders or stack.enter_context(Decoders())
         # Again: taking the lock may have brought back a split that a crash had set aside.
         standing = standing_footer(target, replace=options.replace)
         changed = changed_fields(standing, footer, target, replace=options.replace)
         shards = ShardPlan.create(staging, manifest, footer["recipe_fingerprint"], options.shard_rows)
         _empty(staging, keep=shards.folder)
         shards.folder.mkdir(exist_ok=True)
-        reusable = StandingVectors(target) if standing is not None and not changed else None
-        filler = ShardFiller(
+        # Under a box for each image, the digest of a file does not tell which part of it was embedded.
+        boxed = manifest.crop == BOUNDING_BOX
+        can_reuse = bool(standing) and not changed
+        if standing and can_reuse and boxed:
+            can_reuse = has_same_boxes(target, standing, manifest)
+        job = Job(
             manifest=manifest,
             shards=shards,
             width=int(footer["width"]),
-            source=source,
-            reusable=reusable,
+            reuse_from=target if can_reuse else None,
+            same_images=boxed,
+            usable_again=recovered(target, manifest) if can_reuse else frozenset(),
             batch_size=options.batch_size,
-            workers=options.workers or min(_MOST_WORKERS, os.cpu_count() or 1),
-            most_bad=0 if options.strict else int(options.max_bad_share * manifest.rows),
-            clock=clock,
-            progress=progress or (lambda done, total: None),
+            workers=options.workers or default_workers(_MOST_WORKERS),
         )
-        filler.fill()
+        most_bad = 0 if options.strict else int(options.max_bad_share * manifest.rows)
+        tell = progress or (lambda done, total: None)
+        if len(options.devices) > 1:
+            filled = fill_on_devices(job, source, options.devices, most_bad, clock, tell)
+        else:
+            filled = job.filler(source, decoders, most_bad, clock, tell).fill()
+        while_filling = peak_bytes()
         with clock.stage("write"):
             commit_shards(manifest, shards, footer, staging, target)
             _empty(staging)
+        filled = replace(filled, peak_bytes=filled.peak_bytes + peak_bytes() - while_filling)
+    if manifest.is_superseded:
+        log.warning("%s: was written anew during this run; run again for what differs", manifest.path)
     seconds = time.perf_counter() - started
     return _report(
         manifest,
         target,
         read_split_footer(target) or footer,
         "computed",
-        computed=filler.computed,
-        reused=filler.reused,
-        resumed=filler.resumed,
         changed_fields=tuple(changed),
         seconds=seconds,
         stage_seconds=clock.seconds_of(seconds),
-        device=filler.device,
-        batch_size=filler.batch_size or 0,
-        workers=filler.workers,
+        **asdict(filled),
     )
+
+
+def _remove_leftovers(staging: Path, staging_root: Path, target: Path) -> None:
+    """Delete what a run has left that was killed just after its last rename."""
+    if staging.exists():
+        with contextlib.suppress(SplitBusyError), locked_staging(staging, staging_root, target):
+            _empty(staging)
+        return
+    for folder in staging.parents:
+        if not folder.is_relative_to(staging_root):
+            break
+        with contextlib.suppress(OSError):  # not there, or not empty
+            folder.rmdir()
 
 
 def _empty(staging: Path, keep: Path | None = None) -> None:

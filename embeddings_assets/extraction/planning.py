@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import read_footer
+from embeddings_assets.extraction.standing import usable_again
+from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.footer import digest
 from embeddings_assets.store.manifest import Manifest
-from embeddings_assets.store.reading import part_files, vectors_of
+from embeddings_assets.store.reading import norm_errors, part_files, vectors_of
 from embeddings_assets.store.schema import UNIT_NORM_TOLERANCE
 from embeddings_assets.store.shards import Shard, read_shard
 
 _DAMAGED = (OSError, ValueError, KeyError, pa.ArrowException)
+_KEY_COLUMNS = ("image_id", "sha256")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ShardPlan:
     """The fixed cut of a manifest into shards, kept in a folder named by everything it depends on."""
 
     folder: Path
-    rows: int
+    manifest: Manifest
     shard_rows: int
 
     @classmethod
@@ -32,41 +33,57 @@ class ShardPlan:
         cls, staging: Path, manifest: Manifest, recipe_fingerprint: str, shard_rows: int
     ) -> "ShardPlan":
         key = digest([recipe_fingerprint, manifest.fingerprint, shard_rows])[:16]
-        return cls(staging / key, manifest.rows, shard_rows)
+        return cls(staging / key, manifest, shard_rows)
 
     @property
     def count(self) -> int:
-        return -(-self.rows // self.shard_rows)
+        return -(-self.manifest.rows // self.shard_rows)
 
     def range(self, index: int) -> tuple[int, int]:
-        return index * self.shard_rows, min((index + 1) * self.shard_rows, self.rows)
+        return index * self.shard_rows, min((index + 1) * self.shard_rows, self.manifest.rows)
 
     def path(self, index: int) -> Path:
         return self.folder / f"shard-{index:06d}"
 
     def staged(self, index: int, width: int) -> Shard | None:
-        """The shard as an earlier run left it, or None if it must be computed."""
-        start, stop = self.range(index)
+        """The shard as an earlier run left it, or None if it must be computed.
+
+        It must be, too, if an image can be used by now that could not be then.
+
+        Raises:
+            EmbeddingsError: the machine cannot look at such an image now.
+        """
         try:
-            shard = read_shard(self.path(index))
-        except (FileNotFoundError, StoreError):
+            shard = self.require(index)
+        except (StoreError, OSError):  # damaged, or on a bad sector
             return None
-        complete = len(shard.positions) + shard.ledger.num_rows == stop - start
-        inside = not len(shard.positions) or (shard.positions[0] >= start and shard.positions[-1] < stop)
-        return shard if complete and inside and shard.vectors.shape[1] == width else None
+        if shard.vectors.shape[1] != width or usable_again(shard.ledger, self.manifest, *self.range(index)):
+            return None
+        return shard
 
     def require(self, index: int) -> Shard:
         """A shard that has just been staged.
 
         Raises:
-            StoreError: it has been damaged or removed since.
+            StoreError: it has been damaged or removed since, or is not of these rows of the manifest.
         """
+        start, stop = self.range(index)
         try:
-            return read_shard(self.path(index))
+            shard = read_shard(self.path(index))
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.path(index)}: the staged shard has vanished.", remedy="run again"
             ) from error
+        at = shard.positions - start
+        is_whole = len(at) + shard.ledger.num_rows == stop - start
+        if is_whole and (not len(at) or (at[0] >= 0 and at[-1] < stop - start)):
+            expected = self.manifest.slice(start, stop, ["sha256"]).column(0).take(pa.array(at))
+            if expected.combine_chunks().equals(shard.sha256):
+                return shard
+        raise StoreError(
+            f"{self.path(index)}: not the vectors of rows {start} to {stop - 1} of {self.manifest.path}.",
+            remedy="run again",
+        )
 
 
 class StandingVectors:
@@ -74,22 +91,31 @@ class StandingVectors:
 
     Reads the row group that holds a wanted vector, and keeps the last one read. What is damaged is not found:
     it is computed again.
+
+    Args:
+        same_images: find vectors under the image's own id only, for where the digest of a file does not tell
+            which part of it was embedded. Otherwise the id decides only between files of the same content,
+            whose vectors may differ in their last bits.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, same_images: bool = False) -> None:
         self._place: dict[bytes, tuple[Path, int, int]] = {}
         for path in _parts_of_one_split(folder):
-            with contextlib.suppress(*_DAMAGED), pq.ParquetFile(path) as file:
+            with contextlib.suppress(*_DAMAGED), open_parquet(path) as file:
                 for group in range(file.num_row_groups):
-                    column = file.read_row_group(group, columns=["sha256"]).column(0)
-                    for row, value in enumerate(column.to_pylist()):
-                        self._place.setdefault(bytes.fromhex(value), (path, group, row))
+                    columns = file.read_row_group(group, columns=_KEY_COLUMNS)
+                    pairs = zip(*(columns.column(name).to_pylist() for name in _KEY_COLUMNS), strict=True)
+                    for row, (image_id, sha256) in enumerate(pairs):
+                        digest_alone, both = _keys(image_id, sha256)
+                        key = both if same_images or digest_alone in self._place else digest_alone
+                        self._place[key] = (path, group, row)
         self._cached: tuple[Path, int] | None = None
         self._vectors: dict[int, np.ndarray] = {}
 
-    def find(self, sha256: str) -> np.ndarray | None:
+    def find(self, image_id: str, sha256: str) -> np.ndarray | None:
         """The float32 [width] vector of an image with this digest, or None."""
-        place = self._place.get(bytes.fromhex(sha256))
+        digest_alone, both = _keys(image_id, sha256)
+        place = self._place.get(both) or self._place.get(digest_alone)
         if place is None:
             return None
         path, group, row = place
@@ -97,6 +123,11 @@ class StandingVectors:
             self._vectors = _sound_vectors(path, group)
             self._cached = (path, group)
         return self._vectors.get(row)
+
+
+def _keys(image_id: str, sha256: str) -> tuple[bytes, bytes]:
+    file = bytes.fromhex(sha256)
+    return file, file + image_id.encode()
 
 
 def _parts_of_one_split(folder: Path) -> list[Path]:
@@ -118,10 +149,10 @@ def _parts_of_one_split(folder: Path) -> list[Path]:
 def _sound_vectors(path: Path, group: int) -> dict[int, np.ndarray]:
     """The vectors of a row group by row; without those that are not finite or not of unit norm."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            table = file.read_row_group(group, columns=["embedding"]).combine_chunks()
+        with open_parquet(path, page_checksum_verification=True) as file:
+            column = file.read_row_group(group, columns=["embedding"]).column(0)
     except _DAMAGED:
         return {}
-    vectors = vectors_of(table.column(0).combine_chunks())
-    off = np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1)
-    return {int(row): vectors[row] for row in np.flatnonzero(off <= UNIT_NORM_TOLERANCE)}
+    vectors = vectors_of(column.combine_chunks())
+    sound = np.flatnonzero(norm_errors(vectors) <= UNIT_NORM_TOLERANCE)
+    return {int(row): vectors[row] for row in sound}

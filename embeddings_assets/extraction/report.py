@@ -1,9 +1,9 @@
 """Options of one extraction and the report of what it did."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 from embeddings_assets.errors import SettingsError
 
@@ -16,11 +16,12 @@ class ExtractionOptions:
     """Mechanics and policy; none of it changes a vector.
 
     Attributes:
-        batch_size: images per forward pass; None chooses by device.
-        workers: decoding threads; None takes one per core, at most 8.
+        batch_size: images per forward pass; None chooses by the device and its memory.
+        workers: decoding processes; None takes one per core, at most 16.
         shard_rows: images staged together; what a crash can cost.
         max_bad_share: share of a split's images that may be unusable before the split fails.
         strict: fail at the first unusable image.
+        devices: more than one share the work, each in a process of its own; by default the encoder's one.
         replace: replace a split that stands and was made with another recipe.
 
     Raises:
@@ -33,6 +34,7 @@ class ExtractionOptions:
     max_bad_share: float = 0.01
     strict: bool = False
     replace: bool = False
+    devices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         counts = {name: getattr(self, name) for name in ("batch_size", "workers", "shard_rows")}
@@ -46,6 +48,15 @@ class ExtractionOptions:
                 raise SettingsError(f"{name} is {getattr(self, name)!r}; it is True or False.")
         if not isinstance(self.max_bad_share, Real) or not 0 <= self.max_bad_share <= 1:
             raise SettingsError(f"max_bad_share is {self.max_bad_share!r}; it is a share from 0 to 1.")
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Cosines between the stored vectors of sampled rows and those of the `exact` profile."""
+
+    sample: int
+    minimum: float
+    mean: float
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,10 @@ class SplitReport:
         bytes, raw_bytes: size on disk, and rows x width x 4.
         sha256: digest of the committed files.
         footer: the committed footer.
+        batch_size: images per forward pass at the end (it is halved where memory is short).
+        peak_bytes: most host memory held, that of the decoding processes included; peak_device_bytes: of
+            a GPU. Zero where unknown.
+        fidelity: of a split that was computed in `fast`.
     """
 
     model: str
@@ -85,6 +100,20 @@ class SplitReport:
     device: str = ""
     batch_size: int = 0
     workers: int = 0
+    peak_bytes: int = 0
+    peak_device_bytes: int = 0
+    fidelity: Fidelity | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """The report that `as_dict` gave."""
+        fidelity = values["fidelity"] and Fidelity(**values["fidelity"])
+        fields = {"changed_fields": tuple(values["changed_fields"]), "fidelity": fidelity}
+        return cls(**{**values, **fields})
 
     @property
     def raw_bytes(self) -> int:
@@ -100,3 +129,8 @@ class SplitReport:
     def stage_shares(self) -> dict[str, float]:
         """Each stage's share of the wall time, 0 to 1."""
         return {stage: value / self.seconds for stage, value in self.stage_seconds.items() if self.seconds}
+
+    @property
+    def bottleneck(self) -> str:
+        """The stage that took the most time; empty where nothing was done."""
+        return max(self.stage_seconds, key=lambda stage: self.stage_seconds[stage], default="")

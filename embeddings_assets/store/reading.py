@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import read_footer
+from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.manifest import read_ledger
 from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
@@ -111,9 +110,14 @@ def vectors_of(array: pa.FixedSizeListArray) -> np.ndarray:
     return array.flatten().to_numpy().reshape(len(array), array.type.list_size)
 
 
+def norm_errors(vectors: np.ndarray) -> np.ndarray:
+    """How far the norm of each float32 [n, width] vector is from 1, float64 [n]; NaN or infinity stay."""
+    return np.abs(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64)) - 1)
+
+
 def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             wanted = names if columns is None else list(columns)
             if not wanted or isinstance(columns, str) or not set(wanted) <= set(names):

@@ -36,6 +36,10 @@ MANIFEST_SCHEMA = pa.schema(
     ]
 )
 
+# The part of each image that is used, in pixels from its upper left corner; only in manifests with a crop.
+CROP_COLUMNS = ("crop_left", "crop_top", "crop_right", "crop_bottom")
+NO_CROP, BANNER, BOUNDING_BOX = "none", "banner", "bounding_box"
+
 LEDGER_SCHEMA = pa.schema(
     [
         pa.field("image_id", pa.string(), nullable=False),
@@ -47,6 +51,14 @@ LEDGER_SCHEMA = pa.schema(
 
 # Columns of an embedding file that are copied from the manifest unchanged.
 CARRIED_COLUMNS = ("image_id", "image_path", "label", "class_name", "sha256", "width", "height")
+
+
+def manifest_schema(crop: str) -> pa.Schema:
+    """Schema of a manifest under a crop option; without a crop it is MANIFEST_SCHEMA."""
+    if crop == NO_CROP:
+        return MANIFEST_SCHEMA
+    edges = [pa.field(name, pa.int32(), nullable=False) for name in CROP_COLUMNS]
+    return pa.schema([*MANIFEST_SCHEMA, *edges])
 
 
 def embedding_schema(width: int) -> pa.Schema:

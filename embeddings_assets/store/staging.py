@@ -42,14 +42,12 @@ def locked_staging(staging: Path, root: Path, target: Path) -> Iterator[None]:
         SplitBusyError: another living process holds it.
         StoreError: the folder cannot be written.
     """
-    handle = _acquire(staging)
-    try:
+    with contextlib.ExitStack() as leaving:
+        leaving.callback(os.close, _acquire(staging))
+        leaving.callback(_remove_empty, staging, root)
         _require_one_disk(staging, target)
         _recover(staging, target)
         yield
-    finally:
-        _remove_empty(staging, root)
-        os.close(handle)
 
 
 def _acquire(staging: Path) -> int:
@@ -62,17 +60,18 @@ def _acquire(staging: Path) -> int:
             continue  # another run has just removed the folder at its end
         except OSError as error:
             raise StoreError(f"{staging}: cannot be created ({error.strerror}).", remedy=remedy) from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise SplitBusyError(
-                f"{staging}: another process is writing this split now.", remedy="wait for it to finish"
-            ) from None
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(handle), staging.stat()):
-                return handle
-        os.close(handle)  # locked a folder that its former holder has removed meanwhile
+        with contextlib.ExitStack() as otherwise:
+            otherwise.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SplitBusyError(
+                    f"{staging}: another process is writing this split now.", remedy="wait for it to finish"
+                ) from None
+            with contextlib.suppress(FileNotFoundError):  # its former holder has removed it meanwhile
+                if os.path.samestat(os.fstat(handle), staging.stat()):
+                    otherwise.pop_all()
+                    return handle
     raise StoreError(f"{staging}: cannot be created.", remedy=remedy)
 
 

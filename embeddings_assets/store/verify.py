@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, get_dataset, get_model, get_split
 from embeddings_assets.errors import EmbeddingsError, StoreError
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import read_footer
+from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.footer import RECIPE_FIELDS, recipe_fingerprint, rows_fingerprint
-from embeddings_assets.store.manifest import Manifest, open_manifest
-from embeddings_assets.store.reading import load_ledger, part_files, split_bytes, vectors_of
+from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest, open_manifest
+from embeddings_assets.store.reading import load_ledger, norm_errors, part_files, split_bytes, vectors_of
 from embeddings_assets.store.schema import (
+    BOUNDING_BOX,
     CARRIED_COLUMNS,
     LEDGER_NAME,
     PART_PATTERN,
@@ -143,13 +143,13 @@ class _Parts:
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         for path in self.files:
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            with open_parquet(path, page_checksum_verification=True) as file:
                 yield from file.iter_batches(batch_size=ROWS_PER_GROUP, columns=columns)
 
 
 def _check_layout(path: Path, width: int) -> int:
     """Raise StoreError unless columns and encodings are the contract's; returns the row count."""
-    with pq.ParquetFile(path) as file:
+    with open_parquet(path) as file:
         schema = file.schema_arrow.remove_metadata()
         if not schema.equals(embedding_schema(width)):
             raise StoreError(
@@ -182,8 +182,7 @@ def _check_vectors(parts: _Parts) -> list[Finding]:
         rows += len(vectors)
         not_finite += int((~finite).sum())
         if finite.any():
-            norms = np.linalg.norm(vectors[finite].astype(np.float64), axis=1)
-            worst = max(worst, float(np.abs(norms - 1).max()))
+            worst = max(worst, float(norm_errors(vectors[finite]).max()))
     return [
         Finding("dimension", width in declared, f"{model.width} (native {model.native_width})", str(width)),
         Finding("finite", not_finite == 0, "0 rows with NaN or infinity", f"{not_finite} of {rows}"),
@@ -244,6 +243,8 @@ def _check_against_manifest(parts: _Parts, manifest: Manifest) -> list[Finding]:
         misplaced += not same
         mislabelled += same and any(found[name] != expected[name] for name in _LABEL_COLUMNS)
     bound = parts.footer.get("manifest_fingerprint") == fingerprint == manifest.fingerprint
+    if manifest.crop == BOUNDING_BOX:
+        bound &= parts.footer.get(BOXES_FINGERPRINT) == manifest.boxes_fingerprint()
     expected_rows = manifest.rows - parts.ledger.num_rows
     return [
         Finding(

@@ -10,8 +10,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import flush, open_writer, replace_table, sync_folder
-from embeddings_assets.store.reading import part_files, vectors_of
+from embeddings_assets.store.files import (
+    flush,
+    naming,
+    open_parquet,
+    open_writer,
+    replace_table,
+    sync_folder,
+)
+from embeddings_assets.store.reading import norm_errors, part_files, vectors_of
 from embeddings_assets.store.schema import (
     CARRIED_COLUMNS,
     LEDGER_NAME,
@@ -28,6 +35,10 @@ from embeddings_assets.store.schema import (
 _SMALL_SPLIT_ROWS = 1024
 _SMALL_SPLIT_LEVEL = 15
 _LARGE_SPLIT_LEVEL = 1
+
+# At once; by row groups it would take more memory than anything else in a run.
+_ROWS_READ_BACK = 1024
+_BYTES_READ_BACK = 2**20
 
 
 class SplitWriter:
@@ -58,8 +69,9 @@ class SplitWriter:
 
     def __exit__(self, *exception: object) -> None:
         if self._part is not None:
-            self._part[1].close()
-            self._part[0].close()
+            stream, writer = self._part
+            with naming(self._folder), stream:
+                writer.close()
 
     def append(self, carried: pa.Table, vectors: np.ndarray) -> None:
         """Add rows.
@@ -112,8 +124,11 @@ class SplitWriter:
             self._close_part()
             self._open_part(self._written // ROWS_PER_PART)
         assert self._part is not None
-        self._part[1].write_table(pending.slice(0, rows), row_group_size=ROWS_PER_GROUP)
+        with naming(self._folder):
+            self._part[1].write_table(pending.slice(0, rows), row_group_size=ROWS_PER_GROUP)
         self._written += rows
+        del pending
+        pa.default_memory_pool().release_unused()
 
     def _open_part(self, index: int) -> None:
         stream = (self._folder / PART_PATTERN.format(index)).open("wb")
@@ -132,16 +147,18 @@ class SplitWriter:
     def _close_part(self) -> None:
         if self._part is not None:
             stream, writer = self._part
-            writer.close()
-            flush(stream)
-            stream.close()
+            with naming(self._folder):
+                writer.close()
+                flush(stream)
+                stream.close()
             self._part = None
 
     def _read_back(self) -> None:
         digest = hashlib.sha256()
         for path in part_files(self._folder):
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                for batch in file.iter_batches(batch_size=ROWS_PER_GROUP, columns=["embedding"]):
+            with open_parquet(path, page_checksum_verification=True, buffer_size=_BYTES_READ_BACK) as file:
+                batches = file.iter_batches(_ROWS_READ_BACK, columns=["embedding"], use_threads=False)
+                for batch in batches:
                     digest.update(np.ascontiguousarray(vectors_of(batch.column(0))).data)
         if digest.digest() != self._digest.digest():
             raise StoreError(f"{self._folder}: the files read back differ from what was written.")
@@ -158,7 +175,7 @@ def _check_vectors(vectors: np.ndarray, rows: int, width: int) -> None:
         raise StoreError(
             f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {rows} vectors hold NaN or infinity."
         )
-    error = float(np.abs(np.linalg.norm(vectors.astype(np.float64), axis=1) - 1).max())
+    error = float(norm_errors(vectors).max())
     if error > UNIT_NORM_TOLERANCE:
         raise StoreError(
             f"A vector's norm is off by {error:.1e}; at most {UNIT_NORM_TOLERANCE:.0e} is allowed."

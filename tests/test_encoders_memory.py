@@ -1,0 +1,84 @@
+"""An encoder that is short of memory says so in one way, whatever runs short inside torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from embeddings_assets.encoders.encoder import memory_errors, unused_gpu
+
+_LIMITED = """
+import resource
+import numpy as np
+from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
+
+holder = EncoderHolder(EncoderChoice(weights="random").plan("CLIP"))
+encoder = holder.load()
+pixels = np.zeros((2048, 224, 224, 3), np.uint8)
+pixels[:, 0, 0, 0] = np.arange(2048) % 256
+encoder.encode(pixels[:2])
+size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + 300 * 2**20, resource.RLIM_INFINITY))
+try:
+    encoder.encode(pixels)
+except MemoryError as error:
+    print("short:", error)
+
+from embeddings_assets.extraction.batching import Batcher
+batcher = Batcher(64)
+print(batcher.submit(encoder, pixels[:64])().shape, batcher.size <= 64)
+"""
+
+
+def test_what_torch_raises_becomes_a_memory_error_and_the_encoder_goes_on() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _LIMITED],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    assert "short:" in ended.stdout
+    assert "(64, 512) True" in ended.stdout
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError("Unable to allocate 1.2 GiB for an array"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_every_way_to_be_short_of_memory_is_a_memory_error(error: Exception) -> None:
+    with pytest.raises(MemoryError) as short, memory_errors():
+        raise error
+    assert str(short.value) == str(error)
+
+
+def test_other_failures_of_a_device_stay_what_they_are() -> None:
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    with pytest.raises(RuntimeError) as failed, memory_errors():
+        raise error
+    assert failed.value is error
+
+
+def test_a_gpu_that_lies_idle_is_told(tmp_path: Path) -> None:
+    assert unused_gpu("cuda", tmp_path) is None
+    assert unused_gpu("cpu", tmp_path / "none") is None or torch.cuda.is_available()
+    (tmp_path / "0000:01:00.0").mkdir()
+    said = unused_gpu("cpu", tmp_path)
+    assert said is not None
+    assert "present" in said

@@ -1,0 +1,195 @@
+"""Decoding processes that end, stop, hang or never start: the file to blame is named, and no other."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_tree import CLASSES, DATASET, write_tree
+from PIL import Image
+from stub_encoder import ODD_SIZE, StubEncoder, pixels, pixels_or_crash
+from test_extraction_faults import ROWS, SHARD, children, content, copied, images, run, wait_for
+
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.extraction.decoding import Decoders
+from embeddings_assets.settings import DataPaths
+
+LONG = 60.0  # seconds; well below the two minutes after which an image counts as stuck
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Notes in a file that an image of ODD_SIZE is in hand, which then takes so long."""
+
+    log: Path
+    seconds: float = 3600.0
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        if image.size == ODD_SIZE:
+            with self.log.open("ab") as stream:
+                stream.write(b".")
+            time.sleep(self.seconds)
+        return pixels(image)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("prepared")
+    write_tree(root, per_class=ROWS // len(CLASSES))
+    return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    paths = copied(prepared, tmp_path_factory.mktemp("undisturbed"))
+    run(paths)
+    return content(paths)
+
+
+@pytest.fixture
+def paths(prepared: Path, tmp_path: Path) -> DataPaths:
+    return copied(prepared, tmp_path)
+
+
+def make_odd(paths: DataPaths, *rows: int) -> list[Path]:
+    """Images of another size than all others, in the manifest."""
+    changed = [images(paths)[row] for row in rows]
+    for path in changed:
+        Image.new("RGB", ODD_SIZE, (200, 10, 10)).save(path)
+    prepare_dataset(DATASET, paths)
+    return changed
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
+def test_a_decoding_process_that_is_ended_or_stopped_is_replaced(
+    number: signal.Signals, paths: DataPaths, undisturbed: dict[str, bytes]
+) -> None:
+    hit: list[int] = []
+
+    def hit_once(done: int, total: int) -> None:
+        if done >= total // 3 and not hit:
+            hit.extend(children())
+            for pid in hit:
+                os.kill(pid, number)
+
+    with Decoders(timeout=2.0) as decoders:
+        report = run(paths, StubEncoder(seconds=0.02), decoders=decoders, progress=hit_once, workers=2)
+    assert len(hit) == 2
+    assert report.ledger == {}
+    assert content(paths) == undisturbed
+    assert not children()
+
+
+def test_an_image_that_crashes_its_decoder_is_one_ledger_row(paths: DataPaths) -> None:
+    (odd,) = make_odd(paths, 70)
+    report = run(paths, StubEncoder(preprocessing=pixels_or_crash))
+    assert (report.rows, report.ledger) == (ROWS - 1, {"corrupt": 1})
+    assert odd.is_file()
+
+
+def test_an_image_that_holds_its_decoder_up_is_named_at_once(paths: DataPaths, tmp_path: Path) -> None:
+    (odd,) = make_odd(paths, 70)
+    hanging = Slow(tmp_path / "log")
+    with Decoders(timeout=2.0) as decoders:
+        with pytest.raises(EmbeddingsError, match=r"not decoded after 2 seconds") as stuck:
+            run(paths, StubEncoder(preprocessing=hanging), decoders=decoders, workers=2)
+        assert str(odd) in str(stuck.value)
+        assert hanging.log.stat().st_size == 1, "waited for more than once"
+        assert not children()
+        # Of the 70 images before it; the batch just before was still on its way.
+        assert len(list(paths.staging.rglob("shard-*"))) == 3
+        report = run(paths, decoders=decoders)
+    assert report.resumed == 3 * SHARD
+    assert not children()
+
+
+def test_images_that_are_slow_one_after_the_other_hold_nothing_up(paths: DataPaths, tmp_path: Path) -> None:
+    """They are asked for together, and take longer together than one may."""
+    make_odd(paths, *range(48, 56))
+    slow = Slow(tmp_path / "log", seconds=1.0)
+    with Decoders(timeout=5.0) as decoders:
+        report = run(paths, StubEncoder(preprocessing=slow), decoders=decoders, workers=1)
+    assert report.ledger == {}
+    assert slow.log.stat().st_size == 8, "asked for again"
+
+
+_INTERRUPTED = """
+import signal, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_extraction_decoders import DataPaths, Slow, StubEncoder, run
+signal.signal(signal.SIGINT, signal.default_int_handler)
+run(DataPaths.from_root(Path(sys.argv[2])), StubEncoder(preprocessing=Slow(Path(sys.argv[3]))), workers=2)
+"""
+
+
+def test_control_c_does_not_wait_for_an_image_that_hangs(paths: DataPaths, tmp_path: Path) -> None:
+    make_odd(paths, 70)
+    log = tmp_path / "log"
+    tests = str(Path(__file__).parent)
+    command = [sys.executable, "-c", _INTERRUPTED, tests, str(paths.processed.parent), str(log)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(log.exists)
+        decoding = children(process.pid)
+        assert len(decoding) == 2
+        process.send_signal(signal.SIGINT)
+        try:
+            _, said = process.communicate(timeout=LONG)
+        finally:
+            process.kill()
+    assert "KeyboardInterrupt" in said
+    assert not [pid for pid in decoding if Path(f"/proc/{pid}").exists()]
+
+
+_POISONED = """
+import os, sys
+if "extraction.worker" in sys.orig_argv[-1]:
+    try:
+        {look}({poison!r})
+    except FileNotFoundError:
+        pass
+    else:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture
+def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Kills decoding processes as they start: one that removes the file (`os.unlink`), or all (`os.stat`)."""
+
+    def make(look: str) -> Path:
+        path = tmp_path / "poison"
+        path.touch()
+        (tmp_path / "sitecustomize.py").write_text(_POISONED.format(look=look, poison=str(path)))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        return path
+
+    return make
+
+
+def test_a_decoding_process_killed_while_it_starts_is_replaced(
+    paths: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
+) -> None:
+    path = poison("os.unlink")
+    run(paths, workers=2)
+    assert not path.exists()
+    assert content(paths) == undisturbed
+
+
+def test_decoders_that_could_not_start_can_start_later(
+    paths: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
+) -> None:
+    path = poison("os.stat")
+    with Decoders() as decoders:
+        with pytest.raises(EmbeddingsError, match="SIGKILL"):
+            run(paths, decoders=decoders, workers=2)
+        path.unlink()
+        run(paths, decoders=decoders, workers=2)
+    assert content(paths) == undisturbed
