@@ -1,15 +1,17 @@
-"""Takes the README's pictures from a running web UI.
+"""Takes the pictures of the README and of operations.md from a running web UI.
 
     make demo && make dev
-    .venv/bin/python docs/take_pictures.py http://127.0.0.1:3000
+    .venv/bin/python docs/take_pictures.py http://127.0.0.1:3000 [--only failure ...]
 
-Writes `images/asset_graph.png` and `images/partition_matrix.png` beside this file. Needs Chromium (Debian's
-package `chromium`, or the path given by --chromium).
+Writes `images/*.png` beside this file. Needs Chromium (Debian's package `chromium`, or the path given by
+--chromium). `failure` shows the latest failed run, and is left out where there is none: before it is taken,
+move an image of a raw folder away and materialize `processed_images` of that dataset.
 """
 
 import argparse
 import io
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from PIL import Image, ImageChops
@@ -17,13 +19,12 @@ from playwright.sync_api import Page, sync_playwright
 
 IMAGES = Path(__file__).resolve().parent / "images"
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars"]
-PARTITION = "CUB-200-2011%7Ctrain"
-WIDTHS = {"asset_graph": 1000, "partition_matrix": 1400}  # pixels
-# Tall enough for the whole graph at its own size; as wide as a laptop for the page with the partitions.
-VIEWPORTS = {
-    "asset_graph": {"width": 1400, "height": 1250},
-    "partition_matrix": {"width": 1200, "height": 860},
-}
+DATASET, SPLIT = "CUB-200-2011", "train"
+PARTITION = f"{DATASET}%7C{SPLIT}"
+WIDTH = 1400  # pixels; of the graph, which has no more to show, 1000
+# Tall enough for the whole graph at its own size; otherwise as wide as a laptop.
+VIEWPORT = {"width": 1200, "height": 860}
+GRAPH_VIEWPORT = {"width": 1700, "height": 1250}
 SCALE = 2
 MARGIN = 24
 DARKER = 6  # grey levels by which content differs from the background and its dots
@@ -65,6 +66,70 @@ def partition_matrix(page: Page, url: str) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot()))
 
 
+def raw_dataset(page: Page, url: str) -> Image.Image:
+    """What was observed of one raw dataset."""
+    open_page(page, f"{url}/assets/raw_images?view=events")
+    page.get_by_text(DATASET).first.click()
+    page.get_by_text("homepage").wait_for()
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
+def materialize(page: Page, url: str) -> Image.Image:
+    """The dialog that chooses partitions, three of them chosen."""
+    open_page(page, f"{url}/assets/embeddings/CLIP?view=partitions")
+    page.get_by_role("button", name="Materialize…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("Select a partition or create one").first.click()
+    page.get_by_role("menuitem", name=DATASET).click()
+    page.keyboard.press("Escape")
+    dialog.get_by_role("button", name="All").nth(1).click()
+    dialog.get_by_text("3 partitions").wait_for()
+    page.wait_for_timeout(1000)
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
+def neighbours(page: Page, url: str) -> Image.Image:
+    """The sheet of nearest neighbours."""
+    open_page(page, f"{url}/assets/embeddings/CLIP?view=partitions&partition={PARTITION}")
+    page.get_by_text("[Show Markdown]").nth(1).click()
+    page.get_by_role("dialog").locator("img[src^='data:image/png']").wait_for()
+    page.wait_for_timeout(1000)
+    return Image.open(io.BytesIO(page.get_by_role("dialog").screenshot()))
+
+
+def checks(page: Page, url: str) -> Image.Image:
+    """The checks of one asset, and the outcome of one of them."""
+    open_page(page, f"{url}/assets/embeddings/CLIP?view=checks&checkDetail=unit_norm")
+    page.get_by_text("Every vector has L2 norm 1").wait_for()
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
+def failure(page: Page, url: str) -> Image.Image | None:
+    """The latest failed run."""
+    query = "{ runsOrError(filter: {statuses: [FAILURE]}, limit: 1) { ... on Runs { results { runId } } } }"
+    answer = page.request.post(f"{url}/graphql", data={"query": query}).json()
+    runs = answer["data"]["runsOrError"]["results"]
+    if not runs:
+        return None
+    open_page(page, f"{url}/runs/{runs[0]['runId']}")
+    page.get_by_text("Errored (").wait_for()
+    page.wait_for_timeout(2000)
+    # Down to the message: the stack below it is of the machine where it was taken.
+    clip = {"x": 0, "y": 0, "width": VIEWPORT["width"], "height": 655}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip)))
+
+
+PICTURES: Mapping[str, Callable[[Page, str], Image.Image | None]] = {
+    "asset_graph": asset_graph,
+    "partition_matrix": partition_matrix,
+    "raw_dataset": raw_dataset,
+    "materialize": materialize,
+    "neighbours": neighbours,
+    "checks": checks,
+    "failure": failure,
+}
+
+
 def cropped(picture: Image.Image, width: int) -> Image.Image:
     """Without empty margins, no wider than `width`."""
     picture = picture.convert("RGB")
@@ -86,17 +151,23 @@ def cropped(picture: Image.Image, width: int) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Take the README's pictures from a running web UI.")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url", help="address of the web UI, such as http://127.0.0.1:3000")
     parser.add_argument("--chromium", default=shutil.which("chromium"), help="path of the browser")
+    parser.add_argument("--only", nargs="+", choices=PICTURES, default=list(PICTURES))
     arguments = parser.parse_args()
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=arguments.chromium, args=ARGUMENTS)
-        for name, take in (("asset_graph", asset_graph), ("partition_matrix", partition_matrix)):
-            page = browser.new_page(viewport=VIEWPORTS[name], device_scale_factor=SCALE)
-            picture = cropped(take(page, arguments.url.rstrip("/")), WIDTHS[name])
-            picture.save(IMAGES / f"{name}.png", optimize=True)
+        for name in arguments.only:
+            is_graph = name == "asset_graph"
+            page = browser.new_page(
+                viewport=GRAPH_VIEWPORT if is_graph else VIEWPORT, device_scale_factor=SCALE
+            )
+            picture = PICTURES[name](page, arguments.url.rstrip("/"))
+            if picture is not None:
+                smaller = cropped(picture, 1000 if is_graph else WIDTH).quantize(128)
+                smaller.save(IMAGES / f"{name}.png", optimize=True)
             page.close()
         browser.close()
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from embeddings_assets.catalog import get_model
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
-from embeddings_assets.graph.build import build_definitions
-from embeddings_assets.graph.resources import EncoderCache, GpuResource
-from embeddings_assets.pipeline import commit_vectors
+from embeddings_assets.graph.build import EVERYTHING, build_definitions
+from embeddings_assets.graph.resources import GpuResource
+from embeddings_assets.pipeline import EncoderCache, commit_vectors
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.manifest import open_manifest
 
@@ -36,13 +36,13 @@ class Graph:
     def run(
         self,
         *assets: dg.AssetKey,
-        partition: str = PARTITION,
+        partition: str | None = PARTITION,
         checks: Iterable[dg.AssetCheckKey] | None = None,
         gpu: Mapping[str, Any] | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> dg.ExecuteInProcessResult:
         """Run assets with their checks, or only the checks named; `gpu` and `data` as in the launchpad."""
-        job = self.defs.resolve_implicit_global_asset_job_def().get_subset(
+        job = self.defs.resolve_job_def(EVERYTHING).get_subset(
             asset_selection=set(assets) if assets or checks is None else None,
             asset_check_selection=None if checks is None else set(checks),
         )

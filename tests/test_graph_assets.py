@@ -24,17 +24,20 @@ from graph_support import (
     failures,
     graph_of,
     materialization,
+    store_unit_vectors,
     values,
 )
 from PIL import Image
 
 from embeddings_assets.catalog import DATASETS, MODELS
+from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
 from embeddings_assets.encoders.lock import write_random_lock
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.graph.build import build_definitions
-from embeddings_assets.graph.resources import DataResource, EncoderCache, GpuResource
+from embeddings_assets.graph.raw import RAW
+from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.running import ProgressLog
-from embeddings_assets.pipeline import EncoderChoice
+from embeddings_assets.pipeline import EncoderCache, EncoderChoice
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_matrix, split_sha256
@@ -49,6 +52,14 @@ def data_version(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> str:
     return (materialization(result, key).tags or {})["dagster/data_version"]
 
 
+def shown(markdown: str) -> None:
+    """The markdown holds a PNG, small enough for an event log."""
+    assert len(markdown) < 50_000
+    picture = re.search(r"\(data:image/png;base64,([^)]+)\)", markdown)
+    assert picture
+    assert Image.open(io.BytesIO(base64.b64decode(picture[1]))).format == "PNG"
+
+
 def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> None:
     result = graph.run(PROCESSED, CLIP)
     assert result.success, failures(result)
@@ -59,6 +70,11 @@ def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> 
     assert prepared["rows"] == prepared["dagster/partition_row_count"] == ROWS
     assert prepared["classes"] == 5
     assert prepared["ledger"] == 0
+    assert prepared["duplicates_within_split"] == prepared["duplicates_across_splits"] == 0
+    assert prepared["crop"] == "none"
+    assert prepared["hold_out"] == {"share": 0.1, "seed": 0}
+    shown(prepared["images_per_class"])
+    shown(prepared["contact_sheet"])
     assert Path(prepared["raw_folder"]) == graph.settings.paths.raw_folder(CUB)
     manifest = open_manifest(graph.settings.paths, CUB, "test")
     assert data_version(result, PROCESSED) == prepared["fingerprint"] == manifest.fingerprint
@@ -69,6 +85,10 @@ def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> 
     assert embedded["bytes"] == sum(path.stat().st_size for path in folder.glob("part-*.parquet"))
     assert embedded["size_vs_raw"] == pytest.approx(embedded["bytes"] / (ROWS * 512 * 4), abs=1e-4)
     assert embedded["images_per_second"] > 0
+    assert embedded["bottleneck"] in ("load", "decode", "forward", "write", "other")
+    assert embedded["peak_memory_mb"] > 50
+    assert embedded["peak_device_memory_mb"] == 0
+    assert "fidelity_rows" not in embedded
     shares = [embedded[f"{stage}_share"] for stage in ("load", "decode", "forward", "write", "other")]
     assert sum(shares) == pytest.approx(1, abs=1e-3)
     assert embedded["weights_trained"] == "no: random weights"
@@ -79,10 +99,11 @@ def test_a_partition_becomes_files_that_its_metadata_describes(graph: Graph) -> 
     assert failed(result, CLIP) == {"weights_trained"}
     assert failed(result, PROCESSED) == set()
 
-    assert len(embedded["map"]) < 50_000
-    picture = re.search(r"\(data:image/png;base64,([^)]+)\)", embedded["map"])
-    assert picture
-    assert Image.open(io.BytesIO(base64.b64decode(picture[1]))).format == "PNG"
+    shown(embedded["map"])
+    shown(embedded["nearest_neighbours"])
+    vectors = load_matrix(folder).astype(np.float64)
+    cosines = (vectors @ vectors.T)[np.triu_indices(ROWS, 1)]
+    assert embedded["mean_pairwise_cosine"] == pytest.approx(cosines.mean(), abs=1e-6)
 
 
 def test_an_identical_run_changes_nothing_and_keeps_the_data_versions(embedded: Graph) -> None:
@@ -96,6 +117,18 @@ def test_an_identical_run_changes_nothing_and_keeps_the_data_versions(embedded: 
     for key in (PROCESSED, CLIP):
         assert data_version(first, key) == data_version(second, key)
     assert "images_per_second" not in values(second, CLIP)
+    for name in ("map", "nearest_neighbours", "mean_pairwise_cosine"):
+        assert values(first, CLIP)[name] == values(second, CLIP)[name], "taken over"
+
+
+def test_pictures_are_drawn_again_when_the_vectors_are_others(graph: Graph) -> None:
+    store_unit_vectors(graph.settings, "CLIP")
+    first = values(graph.run(CLIP), CLIP)
+    (graph.settings.paths.embeddings_split("CLIP", CUB, "test") / "part-00000.parquet").unlink()
+    second = values(graph.run(CLIP), CLIP)
+    assert first["sha256"] != second["sha256"]
+    assert first["map"] != second["map"]
+    assert first["mean_pairwise_cosine"] != second["mean_pairwise_cosine"]
 
 
 def test_another_recipe_replaces_the_split_and_the_log_names_the_field(embedded: Graph) -> None:
@@ -105,9 +138,12 @@ def test_another_recipe_replaces_the_split_and_the_log_names_the_field(embedded:
     assert "another recipe: precision" in failures(kept)["embeddings__CLIP"].error_display_string
     replaced = graph.run(CLIP, gpu={"precision": "fast", "batch_size": 4, "workers": 1})
     metadata = values(replaced, CLIP)
-    assert metadata["changed_fields"] == ["precision", "compute_dtype"]
+    changed = ["precision", "compute_dtype"] if cpu_has_bfloat16() else ["precision"]
+    assert metadata["changed_fields"] == changed
     assert (metadata["precision"], metadata["batch_size"], metadata["workers"]) == ("fast", 4, 1)
-    assert any("another recipe (precision, compute_dtype)" in line for line in graph.log_of(replaced))
+    assert 0.99 < metadata["fidelity_min_cosine"] <= metadata["fidelity_mean_cosine"] <= 1
+    assert metadata["fidelity_rows"] == min(8, metadata["rows"])
+    assert any(f"another recipe ({', '.join(changed)})" in line for line in graph.log_of(replaced))
     assert data_version(replaced, CLIP) != before
 
 
@@ -177,6 +213,14 @@ def test_a_run_cannot_load_weights_from_elsewhere(graph: Graph, tmp_path: Path) 
     assert "EMBEDDINGS_WEIGHTS" in failure.metadata["remedy"].value
 
 
+def test_a_run_cannot_replace_trained_vectors_by_random_ones(settings: Settings, tmp_path: Path) -> None:
+    """Any page in a browser on the machine can launch a run."""
+    graph = graph_of(replace(settings, weights=str(tmp_path / "weights")))
+    result = graph.run(CLIP, gpu={"weights": "random"})
+    failure = failures(result)["embeddings__CLIP"].user_failure_data
+    assert "would replace embeddings made with trained ones" in failure.description
+
+
 def test_a_run_may_use_folders_inside_the_data_root(graph: Graph, tmp_path: Path) -> None:
     root = graph.settings.data_root
     mirror = tmp_path / "disk"
@@ -201,6 +245,17 @@ def test_unknown_values_are_refused_before_a_run_starts(graph: Graph) -> None:
     for config in ({"precision": "double"}, {"device": "tpu"}, {"engine": "remote"}, {"batchsize": 3}):
         with pytest.raises(dg.DagsterInvalidConfigError):
             graph.run(CLIP, gpu=config)
+
+
+@pytest.mark.parametrize("config", [{"workers": 100_000}, {"batch_size": 10**9}, {"shard_rows": 0}])
+def test_a_number_out_of_bounds_stops_the_run_before_any_process_is_started(
+    graph: Graph, config: dict[str, int]
+) -> None:
+    result = graph.run(CLIP, gpu=config)
+    assert not result.success
+    (name,) = config
+    assert name in str([event.event_specific_data for event in result.all_events if event.is_failure])
+    assert result.get_asset_materialization_events() == []
 
 
 def test_configuring_one_field_keeps_what_the_settings_say_of_the_others(settings: Settings) -> None:
@@ -256,9 +311,9 @@ def test_progress_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> No
 
 def test_the_catalog_is_the_graph(graph: Graph) -> None:
     keys = graph.defs.resolve_asset_graph().get_all_asset_keys()
-    assert keys == {PROCESSED, *(dg.AssetKey(["embeddings", model.name]) for model in MODELS)}
+    assert keys == {RAW, PROCESSED, *(dg.AssetKey(["embeddings", model.name]) for model in MODELS)}
     nodes = graph.defs.resolve_asset_graph()
     for key in keys:
         partitions = nodes.get(key).partitions_def
         assert partitions is not None
-        assert len(partitions.get_partition_keys()) == 3 * len(DATASETS)
+        assert len(partitions.get_partition_keys()) == (1 if key == RAW else 3) * len(DATASETS)

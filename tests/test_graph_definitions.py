@@ -13,7 +13,8 @@ from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, ModelSpec, get_m
 from embeddings_assets.errors import UnknownNameError
 from embeddings_assets.graph.assets import code_version
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
-from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits, partition_of
+from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits, datasets, partition_of
+from embeddings_assets.graph.raw import RAW
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.schema import MANIFEST_SCHEMA, embedding_schema
 from embeddings_assets.store.verify import CHECKS
@@ -44,14 +45,18 @@ def key_of(model: ModelSpec) -> dg.AssetKey:
 
 def test_one_asset_per_model_follows_the_processed_images(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
-    assert graph.get_all_asset_keys() == {PROCESSED, *(key_of(model) for model in MODELS)}
+    assert graph.get_all_asset_keys() == {RAW, PROCESSED, *(key_of(model) for model in MODELS)}
+    assert graph.get(PROCESSED).parent_keys == {RAW}
+    raw = graph.get(RAW)
+    assert (raw.is_external, raw.is_observable, raw.parent_keys) == (True, True, set())
+    assert raw.partitions_def == datasets
     for model in MODELS:
         node = graph.get(key_of(model))
         assert node.parent_keys == {PROCESSED}
         assert node.group_name == "embeddings"
         assert node.pools == {"gpu"}
     assert graph.get(PROCESSED).pools == set()
-    for key in graph.get_all_asset_keys():
+    for key in graph.get_all_asset_keys() - {RAW}:
         assert graph.get(key).partitions_def == dataset_splits
         # Any policy, even one run per partition, leaves the checks of a backfill without a partition.
         assert graph.get(key).backfill_policy is None
@@ -86,7 +91,12 @@ def test_assets_say_what_they_are(defs: dg.Definitions) -> None:
     for spec in defs.resolve_all_asset_specs():
         assert spec.description
         assert spec.owners == ["team:research"]
-        assert {"parquet"} < spec.kinds
+        (link,) = spec.metadata["dagster/code_references"].code_references
+        assert Path(link.file_path).parent.name == "graph"
+        assert f"def {'raw_images' if spec.key == RAW else spec.key.path[0]}" in "".join(
+            Path(link.file_path).read_text().splitlines(keepends=True)[link.line_number - 1 :][:30]
+        )
+        assert {"file" if spec.key == RAW else "parquet"} < spec.kinds
     for model in MODELS:
         spec = spec_of(defs, key_of(model))
         assert model.licence in (spec.description or "")
@@ -99,7 +109,7 @@ def test_each_asset_has_its_partitioned_checks(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     for model in MODELS:
         keys = graph.get_check_keys_for_assets({key_of(model)})
-        assert {key.name for key in keys} == {*CHECKS, "weights_trained"}
+        assert {key.name for key in keys} == {*CHECKS, "weights_trained", "not_left_failed"}
         blocking = {key.name for key in keys if graph.get(key).blocking}
         assert blocking == {"dimension"}
     for node in graph.asset_check_nodes:
@@ -110,7 +120,7 @@ def test_one_job_runs_everything_in_one_process(defs: dg.Definitions) -> None:
     job = defs.resolve_job_def(EVERYTHING)
     assert job.executor_def is dg.in_process_executor
     graph = defs.resolve_asset_graph()
-    assert job.asset_layer.asset_graph.get_all_asset_keys() == graph.get_all_asset_keys()
+    assert job.asset_layer.asset_graph.get_all_asset_keys() - {RAW} == graph.get_all_asset_keys() - {RAW}
     assert set(job.asset_layer.asset_graph.asset_check_keys) == set(graph.asset_check_keys)
 
 
@@ -156,6 +166,8 @@ def test_the_instance_settings_limit_the_pool_and_free_it_again(tmp_path: Path) 
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         concurrency = instance.get_concurrency_config()
         assert concurrency.pool_config.default_pool_limit == 1
+        # Inside a run, Dagster's in-process executor waits for a place without a pause.
+        assert concurrency.pool_config.pool_granularity.value == "run"
         assert instance.run_monitoring_enabled
         assert instance.run_monitoring_settings["free_slots_after_run_end_seconds"] == 30
         assert not instance.telemetry_enabled

@@ -22,7 +22,8 @@ from embeddings_assets.errors import EmbeddingsError, RawDataError, SettingsErro
 from embeddings_assets.graph.build import EVERYTHING
 from embeddings_assets.graph.demo import DEMO_TAG, alone, materialize_partition, remove_demo, run_demo
 from embeddings_assets.graph.demo_data import refuse_real_data, remove_demo_data, write_demo_data
-from embeddings_assets.graph.resources import EncoderCache
+from embeddings_assets.graph.interrupts import interruptible
+from embeddings_assets.pipeline import EncoderCache
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.reading import part_files
 
@@ -51,13 +52,13 @@ def test_a_row_says_what_became_of_an_asset(settings: Settings, encoders: Encode
     job = graph.defs.resolve_job_def(EVERYTHING)
     processed, clip, *others = materialize_partition(job, graph.instance, CUB, "test")
     assert (processed.status, processed.rows, processed.error) == ("unchanged", 10, "")
-    assert (processed.passed, processed.warned, processed.failed) == (3, 0, 0)
+    assert (processed.passed, processed.warned, processed.failed) == (5, 0, 0)
     assert (clip.asset, clip.status, clip.rows, clip.error) == ("embeddings/CLIP", "computed", 10, "")
-    assert (clip.passed, clip.warned, clip.failed) == (9, 1, 0)
+    assert (clip.passed, clip.warned, clip.failed) == (10, 1, 0)
     assert [row.status for row in others] == ["failed"] * 3
     for row, model in zip(others, MODELS[1:], strict=True):
         assert str(weights / model.name) in row.error
-        assert (row.rows, row.passed, row.failed) == (0, 0, 10)
+        assert (row.rows, row.passed, row.failed) == (0, 0, 11)
     assert graph.instance.get_runs(dg.RunsFilter(tags={**DEMO_TAG, "dagster/partition": f"{CUB}|test"}))
 
 
@@ -144,8 +145,9 @@ def test_removing_the_demo_leaves_everything_else(home: dg.DagsterInstance, tmp_
     mine.unlink()
 
     remove_demo(settings)
-    left = {str(path.relative_to(root).parent) for path in root.rglob("*.parquet")}
+    left = {str(path.relative_to(root).parent) for path in root.glob("*/*/*/*.parquet")}
     assert left == {"processed/NABirds/test"}
+    assert [folder.name for folder in (root / "processed").iterdir()] == ["NABirds"]
     assert [folder.name for folder in (root / "raw").iterdir()] == ["nabirds"]
     assert read_lock(weights) == {}
     assert home.get_materialized_partitions(PROCESSED) == {"NABirds|test"}
@@ -160,6 +162,20 @@ def test_removing_the_demo_keeps_embeddings_made_from_other_manifests(settings: 
     assert part_files(kept)
     assert not settings.paths.embeddings_split("CLIP", CUB, "test").exists()
     assert CLIP.path[-1] == kept.parts[-3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_that_got_lost_on_its_way_still_counts(number: signal.Signals) -> None:
+    before = signal.signal(number, lambda *_: None)
+    try:
+        with pytest.raises(KeyboardInterrupt), interruptible():
+            signal.raise_signal(number)
+        with interruptible():
+            pass
+        with pytest.raises(ZeroDivisionError), interruptible():
+            _ = 1 / 0
+    finally:
+        signal.signal(number, before)
 
 
 def test_ctrl_c_ends_the_demo_not_just_a_step(home: dg.DagsterInstance, tmp_path: Path) -> None:

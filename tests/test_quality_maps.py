@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.quality.maps import MOST_BYTES, draw_map, principal_axes, sample_rows, split_map
+from embeddings_assets.quality.maps import MOST_BYTES, draw_map, principal_axes, sample_rows
 
 
 def clusters(classes: int, each: int, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -87,12 +87,12 @@ def test_a_small_split_is_drawn_whole(tmp_path: Path) -> None:
     found, found_labels = sample_rows(tmp_path / "split")
     assert (found == vectors).all()
     assert (found_labels == labels).all()
-    assert split_map(tmp_path / "split").points == 24
+    assert draw_map(*sample_rows(tmp_path / "split")).points == 24
 
 
 def test_a_split_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="no embeddings here"):
-        split_map(tmp_path)
+        sample_rows(tmp_path)
     (tmp_path / "part-00000.parquet").write_bytes(b"PAR1 cut off")
     with pytest.raises(StoreError, match="cannot be read"):
-        split_map(tmp_path)
+        sample_rows(tmp_path)

@@ -1,155 +1,27 @@
 """A person in the web UI: a real `dagster dev`, driven by headless Chromium, from no embeddings to three."""
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import pytest
-from graph_support import CLIP, CUB, PROCESSED, Graph, store_unit_vectors
+from graph_support import CLIP, CUB
+from ui_server import Web, sync_api, wait
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
-from embeddings_assets.graph.build import build_definitions
-from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.reading import load_table
 
-pytest_plugins = ("graph_fixtures",)
+pytest_plugins = ("graph_fixtures", "ui_server")
 pytestmark = pytest.mark.browser
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-STARTED_WITHIN, DONE_WITHIN = 90, 300  # seconds; it takes about 15 and 60 on two idle cores
+RECHECKED = (
+    f"ops: {{check: {{config: {{asset: embeddings/CLIP, check: unit_norm, partitions: ['{CUB}|train']}}}}}}"
+)
 
 
-@dataclass(frozen=True)
-class Web:
-    url: str
-    home: Path
-    data: Path
-
-    def ask(self, query: str) -> Any:
-        request = urllib.request.Request(
-            f"{self.url}/graphql",
-            json.dumps({"query": query}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer = json.load(response)
-        assert "errors" not in answer, answer
-        return answer["data"]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def is_up(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/server_info", timeout=2):
-            return True
-    except (urllib.error.URLError, TimeoutError, ConnectionError):
-        return False
-
-
-@pytest.fixture(scope="module")
-def web(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Web]:
-    """`dagster dev` over one prepared dataset.
-
-    Dagster knows of no embeddings yet. Two splits stand, as after a run of the command line; the third must
-    be computed.
-    """
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no {CHROMIUM}: apt-get install chromium")
-    root = tmp_path_factory.mktemp("web")
-    shutil.copytree(prepared_root, root / "data")
-    (root / "home").mkdir()
-    shutil.copy(REPOSITORY / "dagster.yaml", root / "home")
-    settings = Settings(data_root=root / "data", weights="random")
-    with dg.DagsterInstance.from_config(str(root / "home")) as instance:
-        graph = Graph(settings, build_definitions(settings), instance)
-        for split in SPLITS:
-            assert graph.run(PROCESSED, partition=f"{CUB}|{split}").success
-    for split in ("train", "validation"):
-        store_unit_vectors(settings, "CLIP", split)
-    port = free_port()
-    web = Web(f"http://127.0.0.1:{port}", root / "home", root / "data")
-    environment = {
-        **os.environ,
-        "DAGSTER_HOME": str(web.home),
-        "EMBEDDINGS_DATA": str(web.data),
-        "EMBEDDINGS_WEIGHTS": "random",
-        "EMBEDDINGS_DEVICE": "cpu",
-    }
-    dagster = str(Path(sys.executable).with_name("dagster"))
-    command = [dagster, "dev", "--host", "127.0.0.1", "--port", str(port), "--workspace", "workspace.yaml"]
-    with (root / "log").open("w") as log:
-        # A session of its own: at the end every process that it started is stopped with it.
-        server = subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            deadline = time.monotonic() + STARTED_WITHIN
-            while not is_up(web.url):
-                assert server.poll() is None, (root / "log").read_text()[-3000:]
-                assert time.monotonic() < deadline, (root / "log").read_text()[-3000:]
-                time.sleep(0.5)
-            yield web
-        finally:
-            stop(server)
-
-
-def stop(server: subprocess.Popen[bytes]) -> None:
-    for number, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
-        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-            os.killpg(server.pid, number)
-            server.wait(patience)
-
-
-@pytest.fixture
-def page(web: Web) -> Iterator["sync_api.Page"]:
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1400, "height": 1000})
-        opened.set_default_timeout(30_000)
-        yield opened
-        browser.close()
-
-
-def wait_for_backfill(web: Web) -> None:
+def latest_backfill(web: Web) -> tuple[str, int]:
     query = "{ partitionBackfillsOrError { ... on PartitionBackfills { results { status numPartitions } } } }"
-    deadline = time.monotonic() + DONE_WITHIN
-    found: list[Any] = []
-    while time.monotonic() < deadline:
-        found = web.ask(query)["partitionBackfillsOrError"]["results"]
-        if found and found[0]["status"] != "REQUESTED":
-            break
-        time.sleep(1)
-    assert found == [{"status": "COMPLETED_SUCCESS", "numPartitions": 3}]
+    found = web.ask(query)["partitionBackfillsOrError"]["results"]
+    return (found[0]["status"], found[0]["numPartitions"]) if found else ("none", 0)
 
 
 def test_from_the_graph_to_three_checked_partitions(web: Web, page: "sync_api.Page", tmp_path: Path) -> None:
@@ -158,7 +30,7 @@ def test_from_the_graph_to_three_checked_partitions(web: Web, page: "sync_api.Pa
     page.goto(f"{web.url}/asset-groups")
     expect(page.get_by_text("datasets").first).to_be_visible()
     page.keyboard.press("Alt+e")
-    for name in ("processed_images", *(model.name for model in MODELS)):
+    for name in ("raw_images", "processed_images", *(model.name for model in MODELS)):
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     page.screenshot(path=tmp_path / "1_graph.png")
 
@@ -177,46 +49,119 @@ def test_from_the_graph_to_three_checked_partitions(web: Web, page: "sync_api.Pa
     expect(dialog.get_by_text("3 partitions")).to_be_visible()
     page.screenshot(path=tmp_path / "3_dialog.png")
     dialog.get_by_role("button", name="Launch backfill").click()
-    wait_for_backfill(web)
+    wait(lambda: latest_backfill(web)[0] not in ("none", "REQUESTED"))
+    assert latest_backfill(web) == ("COMPLETED_SUCCESS", 3)
 
     page.goto(f"{web.url}/assets/embeddings/CLIP?view=partitions&partition={CUB}%7Ctest")
     expect(page.get_by_text("Materialized (3)")).to_be_visible()
-    expect(page.get_by_text("images_per_second")).to_be_visible()
+    for name in ("images_per_second", "mean_pairwise_cosine", "peak_memory_mb", "bottleneck"):
+        expect(page.get_by_text(name)).to_be_visible()
     page.screenshot(path=tmp_path / "4_matrix_filled.png")
-    page.get_by_text("[Show Markdown]").click()
-    expect(page.get_by_role("dialog").locator("img[src^='data:image/png']")).to_be_visible()
-    page.screenshot(path=tmp_path / "5_map.png")
+    for number, picture in enumerate(("map", "nearest_neighbours")):
+        page.get_by_text("[Show Markdown]").nth(number).click()
+        expect(page.get_by_role("dialog").locator("img[src^='data:image/png']")).to_be_visible()
+        page.screenshot(path=tmp_path / f"5_{picture}.png")
+        page.keyboard.press("Escape")
+        expect(page.get_by_role("dialog")).to_have_count(0)
 
     page.goto(f"{web.url}/assets/embeddings/CLIP?view=checks")
     expect(page.get_by_text("Every vector is 512 wide.")).to_be_visible()
     page.screenshot(path=tmp_path / "6_checks.png")
 
-    paths = DataPaths.from_root(web.data)
-    assert [load_table(paths.embeddings_split("CLIP", CUB, split)).num_rows for split in SPLITS] == [
-        25,
-        5,
-        10,
-    ]
+    folders = [web.settings.paths.embeddings_split("CLIP", CUB, split) for split in SPLITS]
+    assert [load_table(folder).num_rows for folder in folders] == [25, 5, 10]
     assert_checked_per_partition(web)
 
 
 def assert_checked_per_partition(web: Web) -> None:
-    names = (
-        '{ assetNodeOrError(assetKey: {path: ["embeddings", "CLIP"]}) { ... on AssetNode { '
-        "assetChecksOrError { ... on AssetChecks { checks { name canExecuteIndividually } } } } } }"
-    )
-    checks = web.ask(names)["assetNodeOrError"]["assetChecksOrError"]["checks"]
-    assert {check["canExecuteIndividually"] for check in checks} == {"CAN_EXECUTE"}
-    keys = [dg.AssetCheckKey(CLIP, check["name"]) for check in checks]
-    assert len(keys) == 10
     with dg.DagsterInstance.from_config(str(web.home)) as instance:
+        names = (
+            '{ assetNodeOrError(assetKey: {path: ["embeddings", "CLIP"]}) { ... on AssetNode { '
+            "assetChecksOrError { ... on AssetChecks { checks { name } } } } } }"
+        )
+        checks = web.ask(names)["assetNodeOrError"]["assetChecksOrError"]["checks"]
+        keys = [dg.AssetCheckKey(CLIP, check["name"]) for check in checks]
+        assert len(keys) == 11
         records = instance.event_log_storage.get_asset_check_partition_info(keys)
     statuses = {
         (record.check_key.name, record.partition_key): record.latest_execution_status.value
         for record in records
+        if record.partition_key is not None
     }
     assert statuses == {
         (key.name, f"{CUB}|{split}"): "FAILED" if key.name == "weights_trained" else "SUCCEEDED"
         for key in keys
         for split in SPLITS
     }
+
+
+def test_what_was_observed_of_the_raw_data_is_shown(web: Web, page: "sync_api.Page", tmp_path: Path) -> None:
+    expect = sync_api.expect
+    page.goto(f"{web.url}/assets/raw_images?view=events")
+    page.get_by_text("NABirds").first.click()
+    expect(page.get_by_text('embeddings-assets datasets fetch "NABirds"').first).to_be_visible()
+    page.screenshot(path=tmp_path / "raw_events.png")
+    page.goto(f"{web.url}/assets/raw_images")
+    page.get_by_role("button", name="Observe").first.click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+    wait(lambda: web.runs()[0].status == "SUCCESS")
+    page.screenshot(path=tmp_path / "raw.png")
+
+
+def test_checks_run_again_alone_on_the_files_of_every_partition(
+    web: Web, page: "sync_api.Page", tmp_path: Path
+) -> None:
+    expect = sync_api.expect
+    page.goto(f"{web.url}/assets/embeddings/CLIP?view=checks")
+    page.get_by_text("Execute all").click()
+    expect(page.get_by_text("Launched run")).to_be_visible()
+    wait(lambda: any("check_CLIP" in message for message in web.runs()[0].messages))
+    wait(lambda: web.runs()[0].status in ("SUCCESS", "FAILURE"))
+    again = web.runs()[0]
+    assert (again.status, again.partition) == ("SUCCESS", "")
+    assert not any("Materialized" in message for message in again.messages)
+    assert_checked_per_partition(web)
+    page.goto(f"{web.url}/assets/embeddings/CLIP?view=checks&checkDetail=unit_norm")
+    expect(page.get_by_text("Passed", exact=True).first).to_be_visible()
+    page.screenshot(path=tmp_path / "all_checked.png")
+
+
+def test_the_nightly_backfill_is_one_click(web: Web, page: "sync_api.Page", tmp_path: Path) -> None:
+    expect = sync_api.expect
+    query = (
+        '{ sensorOrError(sensorSelector: {repositoryName: "__repository__", '
+        'repositoryLocationName: "embeddings_assets", sensorName: "nightly_backfill"}) { ... on Sensor '
+        "{ sensorState { status ticks(limit: 1) { status error { message } } } } } }"
+    )
+
+    def state() -> dict[str, object]:
+        found: dict[str, object] = web.ask(query)["sensorOrError"]["sensorState"]
+        return found
+
+    assert state()["status"] == "STOPPED"
+    page.goto(f"{web.url}/locations/embeddings_assets/sensors/nightly_backfill")
+    expect(page.get_by_role("checkbox")).to_have_count(1)
+    page.get_by_role("checkbox").dispatch_event("click")  # what is seen of it is drawn beside it
+    wait(lambda: state()["status"] == "RUNNING")
+    wait(lambda: bool(state()["ticks"]) and state()["ticks"][0]["status"] != "STARTED")  # type: ignore[index]
+    assert state()["ticks"] == [{"status": "SKIPPED", "error": None}], "it is not 02:00"
+    page.screenshot(path=tmp_path / "nightly.png")
+    page.get_by_role("checkbox").dispatch_event("click")
+    wait(lambda: state()["status"] == "STOPPED")
+
+
+def test_one_check_of_one_partition_runs_again_from_the_launchpad(
+    web: Web, page: "sync_api.Page", tmp_path: Path
+) -> None:
+    expect = sync_api.expect
+    page.goto(f"{web.url}/locations/embeddings_assets/jobs/recheck/playground")
+    page.locator(".CodeMirror").first.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(RECHECKED)
+    page.screenshot(path=tmp_path / "launchpad.png")
+    page.get_by_role("button", name="Launch run").click()
+    wait(lambda: any("partitions checked: 1" in line for line in web.runs()[0].messages))
+    wait(lambda: web.runs()[0].status == "SUCCESS")
+    page.goto(f"{web.url}/runs/{web.runs()[0].run_id}")
+    expect(page.get_by_text(f"{CUB}|train: unit_norm passed").first).to_be_visible()
+    page.screenshot(path=tmp_path / "rechecked.png")

@@ -5,22 +5,29 @@ work itself is done in the other rooms.
 """
 
 import importlib
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
+from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
-from embeddings_assets.graph.metadata import embedding_metadata, manifest_metadata
+from embeddings_assets.graph.metadata import embedding_metadata, looks_of, manifest_metadata
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
+from embeddings_assets.graph.raw import OWNERS, RAW, observe_before_reading
 from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.tables import embedding_table, manifest_table
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.footer import digest
-from embeddings_assets.store.schema import MANIFEST_NAME, SCHEMA_VERSION
+from embeddings_assets.store.schema import SCHEMA_VERSION
 
-OWNERS = ["team:research"]
+if TYPE_CHECKING:
+    from embeddings_assets.store.manifest import Manifest
+
 GPU_POOL = "gpu"
 PROCESSED = dg.AssetKey("processed_images")
 
@@ -31,6 +38,7 @@ def embeddings_key(model: ModelSpec) -> dg.AssetKey:
 
 @dg.asset(
     key=PROCESSED,
+    deps=[RAW],
     partitions_def=dataset_splits,
     group_name="datasets",
     kinds={"dataset", "parquet"},
@@ -38,15 +46,23 @@ def embeddings_key(model: ModelSpec) -> dg.AssetKey:
     description="One manifest per dataset and split: every usable image with its label, digest and size.",
     metadata={"dagster/column_schema": manifest_table()},
     code_version=f"manifest-schema{SCHEMA_VERSION}",
+    automation_condition=nightly_manifest_condition(),
 )
 def processed_images(context: dg.AssetExecutionContext, data: DataResource) -> dg.MaterializeResult:
+    from embeddings_assets.quality.duplicates import find_duplicates
+    from embeddings_assets.store.manifest import open_manifest
+
     with shown_as_failures():
         dataset, split = dataset_and_split(context.partition_key)
+        made_of = observe_before_reading(context, data, dataset)
         report = data.prepare(dataset, split, context.log)
-        manifest = data.paths.processed_split(dataset, split) / MANIFEST_NAME
+        manifest = open_manifest(data.paths, dataset, split)
+        images = _image_folder(data.paths, manifest)
+        duplicates = find_duplicates(data.paths, [dataset])
         return dg.MaterializeResult(
-            metadata=manifest_metadata(report, manifest, _image_folder(data.paths, dataset, split)),
+            metadata=manifest_metadata(report, manifest, images, duplicates),
             data_version=dg.DataVersion(report.fingerprint),
+            tags=made_of,
         )
 
 
@@ -84,18 +100,30 @@ def embeddings_asset(
     def embeddings(
         context: dg.AssetExecutionContext, data: DataResource, gpu: GpuResource
     ) -> dg.MaterializeResult:
-        from embeddings_assets.quality.maps import split_map
+        from embeddings_assets.store.manifest import open_manifest
 
         with shown_as_failures():
             dataset, split = dataset_and_split(context.partition_key)
             report = gpu.embed(model.name, width, dataset, split, data.paths, context.log)
             folder = data.paths.embeddings_split(model.name, dataset, split)
+            manifest = open_manifest(data.paths, dataset, split)
+            looks = looks_of(folder, manifest, _metadata_of_the_same(context, report.sha256))
             return dg.MaterializeResult(
-                metadata=embedding_metadata(report, folder, split_map(folder)),
+                metadata=embedding_metadata(report, folder, looks),
                 data_version=dg.DataVersion(report.sha256),
             )
 
     return embeddings
+
+
+def _metadata_of_the_same(context: dg.AssetExecutionContext, sha256: str) -> Mapping[str, dg.MetadataValue]:
+    """Metadata of this partition's latest materialization if it was of the same files; otherwise none."""
+    latest = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[context.partition_key])
+    for record in context.instance.fetch_materializations(latest, limit=1).records:
+        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
+        if "sha256" in metadata and metadata["sha256"].value == sha256:
+            return metadata
+    return {}
 
 
 def code_version(model: ModelSpec, width: str) -> str:
@@ -124,15 +152,14 @@ def _description(model: ModelSpec, stored: int) -> str:
 
 
 def _licence_tag(model: ModelSpec) -> str:
-    return "research-only" if model.research_only else model.licence
+    # Values of tags are short, and of few characters.
+    return "research-only" if model.research_only else re.sub(r"[^A-Za-z0-9_.-]+", "-", model.licence)[:63]
 
 
-def _image_folder(paths: DataPaths, dataset: str, split: str) -> Path:
+def _image_folder(paths: DataPaths, manifest: "Manifest") -> Path:
     """Where the images of a manifest were found."""
-    from embeddings_assets.store.manifest import open_manifest
-
-    recorded = open_manifest(paths, dataset, split).footer.get("raw_folder")
-    raw = paths.raw_folder(dataset)
+    raw = paths.raw_folder(manifest.dataset)
+    recorded = manifest.footer.get("raw_folder")
     if recorded:
         return Path(recorded)
-    return raw if raw.is_dir() else paths.processed / dataset
+    return raw if raw.is_dir() else paths.processed / manifest.dataset

@@ -51,13 +51,20 @@ class Boundary:
         return Path(value)
 
     def weights_of(self, value: str) -> str:
-        """Weights to load: the configured ones, `random`, or a folder inside the data root or the weights.
+        """Weights to load: the configured ones, or a folder inside the data root or the configured folder.
+
+        `random` only where it is configured: it would replace what trained weights have made.
 
         Raises:
             SettingsError: they lie elsewhere.
         """
-        if value in (RANDOM_WEIGHTS, self.weights):
+        if value == self.weights:
             return value
+        if value == RANDOM_WEIGHTS:
+            raise SettingsError(
+                "Random weights would replace embeddings made with trained ones.",
+                remedy="leave gpu.weights out of the run configuration, or set EMBEDDINGS_WEIGHTS=random",
+            )
         allowed = [self.root]
         if self.weights != RANDOM_WEIGHTS:
             allowed.append(Path(self.weights).resolve())

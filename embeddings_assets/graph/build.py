@@ -6,10 +6,14 @@ from typing import Any
 import dagster as dg
 
 from embeddings_assets.catalog import MODELS
-from embeddings_assets.graph.assets import embeddings_asset, processed_images
+from embeddings_assets.graph.assets import PROCESSED, embeddings_asset, embeddings_key, processed_images
 from embeddings_assets.graph.automation import nightly_backfill_condition, nightly_backfill_sensor
 from embeddings_assets.graph.checks import embeddings_checks
 from embeddings_assets.graph.manifest_checks import processed_images_checks
+from embeddings_assets.graph.overdue import left_failed_sensor
+from embeddings_assets.graph.previews import chosen_previews
+from embeddings_assets.graph.raw import raw_images, watch_raw_data
+from embeddings_assets.graph.recheck import recheck_job
 from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.settings import Settings
 
@@ -28,8 +32,16 @@ def build_definitions(
         SettingsError: a device that Dagster runs cannot use.
     """
     condition = nightly_backfill_condition()
+    keys = [embeddings_key(model) for model in MODELS]
+    assets = [
+        raw_images,
+        processed_images,
+        *(embeddings_asset(model, settings.width, condition) for model in MODELS),
+    ]
+    with chosen_previews():
+        assets = [*dg.with_source_code_references(assets)]
     return dg.Definitions(
-        assets=[processed_images, *(embeddings_asset(model, settings.width, condition) for model in MODELS)],
+        assets=assets,
         asset_checks=[
             processed_images_checks,
             *(embeddings_checks(model, settings.width) for model in MODELS),
@@ -39,9 +51,14 @@ def build_definitions(
                 EVERYTHING,
                 selection=dg.AssetSelection.all(),
                 description="Prepare one dataset and split, embed it with every model, and check it all.",
-            )
+            ),
+            recheck_job(settings.width),
         ],
-        sensors=[nightly_backfill_sensor()],
+        sensors=[
+            watch_raw_data,
+            nightly_backfill_sensor(dg.AssetSelection.assets(PROCESSED, *keys)),
+            left_failed_sensor([PROCESSED, *keys]),
+        ],
         resources={
             "data": DataResource.bound_to(settings),
             "gpu": GpuResource.bound_to(settings),

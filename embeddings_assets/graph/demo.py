@@ -13,14 +13,21 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
+from embeddings_assets.catalog import MODELS, SPLITS
 from embeddings_assets.errors import EmbeddingsError, SettingsError, SplitBusyError
 from embeddings_assets.graph.assets import PROCESSED, embeddings_key
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
 from embeddings_assets.graph.checks import WEIGHTS_TRAINED
-from embeddings_assets.graph.demo_data import refuse_real_data, remove_demo_data, write_demo_data
+from embeddings_assets.graph.demo_data import (
+    DEMO_DATASETS,
+    refuse_real_data,
+    remove_demo_data,
+    write_demo_data,
+)
+from embeddings_assets.graph.interrupts import interruptible
 from embeddings_assets.graph.partitions import partition_of
-from embeddings_assets.graph.resources import EncoderCache, GpuResource
+from embeddings_assets.graph.resources import GpuResource
+from embeddings_assets.pipeline import EncoderCache
 from embeddings_assets.settings import Settings
 
 DEMO_TAG = {"embeddings_assets/demo": "true"}
@@ -83,9 +90,10 @@ def run_demo(settings: Settings, *, progress: Callable[[str], None] | None = Non
         gpu = GpuResource.bound_to(settings, kept=encoders)
         job = build_definitions(settings, resource_overrides={"gpu": gpu}).resolve_job_def(EVERYTHING)
         try:
-            for dataset in DATASETS:
+            for dataset in DEMO_DATASETS:
                 for split in SPLITS:
-                    made = materialize_partition(job, instance, dataset.name, split)
+                    with interruptible():
+                        made = materialize_partition(job, instance, dataset.name, split)
                     rows += made
                     done = ", ".join(f"{row.asset.removeprefix('embeddings/')} {row.status}" for row in made)
                     tell(f"{len(rows)} of {_expected()}: {dataset.name} / {split}: {done}")
@@ -110,7 +118,7 @@ def remove_demo(settings: Settings) -> None:
 
 
 def _expected() -> int:
-    return len(DATASETS) * len(SPLITS) * (1 + len(MODELS))
+    return len(DEMO_DATASETS) * len(SPLITS) * (1 + len(MODELS))
 
 
 def materialize_partition(
@@ -124,19 +132,10 @@ def materialize_partition(
         tags=DEMO_TAG,
         raise_on_error=False,
     )
-    _stop_if_interrupted(result)
     return [
         _row(result, key, job.asset_layer.asset_graph.get_check_keys_for_assets({key}), dataset, split)
         for key in (PROCESSED, *(embeddings_key(model) for model in MODELS))
     ]
-
-
-def _stop_if_interrupted(result: dg.ExecuteInProcessResult) -> None:
-    """Dagster turns SIGINT and SIGTERM into the failure of a step; to the demo they mean the end."""
-    for event in result.all_events:
-        error = event.step_failure_data.error if event.is_step_failure else None
-        if error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-            raise KeyboardInterrupt
 
 
 def _row(

@@ -5,13 +5,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
-from embeddings_assets.datasets.synthetic import MARKER, remove_synthetic, write_synthetic
+from embeddings_assets.datasets.seen import SEEN_NAME
+from embeddings_assets.datasets.synthetic import (
+    MARKER,
+    SYNTHETIC_LAYOUTS,
+    remove_synthetic,
+    write_synthetic,
+)
 from embeddings_assets.encoders.lock import remove_random_lock, write_random_lock
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths, Settings
 from embeddings_assets.store.manifest import Manifest, open_manifest
 from embeddings_assets.store.reading import read_split_footer
 from embeddings_assets.store.schema import LEDGER_NAME, MANIFEST_NAME
+
+# Those whose official layout can be drawn.
+DEMO_DATASETS = tuple(dataset for dataset in DATASETS if dataset.layout in SYNTHETIC_LAYOUTS)
 
 # 24 rows in every split, the fewest whose files stay below the size of the raw vectors: 432 images in all.
 SIZE = {"classes": 24, "train_per_class": 2, "test_per_class": 1}
@@ -24,7 +33,7 @@ def refuse_real_data(settings: Settings) -> None:
         RawDataError: such data stands there.
     """
     paths = settings.paths
-    for dataset in DATASETS:
+    for dataset in DEMO_DATASETS:
         raw = paths.raw_folder(dataset.name)
         if _is_synthetic(raw):
             _refuse_other_origins(paths, dataset.name)
@@ -67,7 +76,7 @@ def write_demo_data(settings: Settings) -> Iterator[str]:
     Raises:
         RawDataError: a raw folder that is not synthetic.
     """
-    for dataset in DATASETS:
+    for dataset in DEMO_DATASETS:
         folder = write_synthetic(settings.paths.raw, dataset.name, **SIZE)
         yield f"drawn images of {dataset.name} in {folder}"
     if settings.weights != RANDOM_WEIGHTS:
@@ -78,9 +87,11 @@ def write_demo_data(settings: Settings) -> Iterator[str]:
 def remove_demo_data(settings: Settings) -> None:
     """Delete the synthetic raw datasets, what was made from them, and the requests for random weights."""
     paths = settings.paths
-    for dataset in DATASETS:
+    for dataset in DEMO_DATASETS:
         if not _is_synthetic(paths.raw_folder(dataset.name)):
             continue
+        # Made by reading the synthetic images; where other images were read since, it is merely made again.
+        (paths.processed / dataset.name / SEEN_NAME).unlink(missing_ok=True)
         for split in SPLITS:
             manifest = _demo_manifest(paths, dataset.name, split)
             if manifest is None:

@@ -1,4 +1,4 @@
-"""The partitions of every asset: dataset x split, from the catalog.
+"""The partitions of the assets: dataset, and dataset x split, from the catalog.
 
 A partition key comes from a browser; it is looked up in the catalog before it reaches a path.
 """
@@ -7,9 +7,11 @@ import dagster as dg
 
 from embeddings_assets.catalog import DATASETS, SPLITS, get_dataset, get_split
 
+datasets = dg.StaticPartitionsDefinition([dataset.name for dataset in DATASETS])
+
 dataset_splits = dg.MultiPartitionsDefinition(
     {
-        "dataset": dg.StaticPartitionsDefinition([dataset.name for dataset in DATASETS]),
+        "dataset": datasets,
         "split": dg.StaticPartitionsDefinition(list(SPLITS)),
     }
 )

@@ -6,6 +6,7 @@ reads images; the methods do.
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, cast
 
 import dagster as dg
@@ -16,9 +17,11 @@ from embeddings_assets.graph.boundary import Boundary
 from embeddings_assets.settings import DataPaths, Settings
 
 if TYPE_CHECKING:
-    from embeddings_assets.datasets.processed import PrepareReport
+    from embeddings_assets.datasets.report import PrepareReport
+    from embeddings_assets.datasets.status import RawStatus
     from embeddings_assets.extraction.report import SplitReport
-    from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
+    from embeddings_assets.graph.running import Embed
+    from embeddings_assets.pipeline import EncoderCache
 
 _DEVICES = ("auto", "cpu", "cuda")
 
@@ -47,6 +50,25 @@ class DataResource(dg.ConfigurableResource):
         description="Share of a split's images, 0 to 1, that may be unusable before preparing it fails.",
     )
     strict: bool = Field(default=False, description="Tolerate no unusable image when preparing.")
+    crop: Literal["as_prepared", "none", "banner", "bounding_box"] = Field(
+        default="as_prepared",
+        description="Part of each image to use: none (all of it), banner (all but the copyright line of "
+        "FGVC-Aircraft), bounding_box, or as the dataset's manifests stand (none if there are none yet).",
+    )
+    hold_out_share: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of train that becomes validation where a dataset publishes none. "
+        "Default: as the dataset's manifests stand, else 0.1.",
+    )
+    hold_out_seed: int | None = Field(
+        default=None,
+        description="Seed of the hold-out. Default: as the dataset's manifests stand, else 0.",
+    )
+    decode: bool = Field(
+        default=False, description="Decode every image when preparing: finds damage inside files too."
+    )
 
     @classmethod
     def bound_to(cls, settings: Settings) -> Self:
@@ -63,6 +85,12 @@ class DataResource(dg.ConfigurableResource):
         """
         return DataPaths.from_root(_boundary_of(self).data_root(self.root))
 
+    def observe(self, dataset: str) -> "RawStatus":
+        """Whether a dataset's images are there, and in which version; opens none."""
+        from embeddings_assets.datasets.status import raw_status
+
+        return raw_status(dataset, self.paths, self._raw_folder())
+
     def prepare(self, dataset: str, split: str, log: dg.DagsterLogManager) -> "PrepareReport":
         """Write the manifest of one split (see `prepare_dataset` for what is raised)."""
         from embeddings_assets.graph.running import prepare_split
@@ -72,43 +100,25 @@ class DataResource(dg.ConfigurableResource):
             split,
             self.paths,
             log,
-            raw_dir=None if self.raw_dir is None else _boundary_of(self).raw_folder(self.raw_dir),
+            raw_dir=self._raw_folder(),
             allow_missing=self.allow_missing,
             max_bad_share=self.max_bad_share,
             strict=self.strict,
+            crop=None if self.crop == "as_prepared" else self.crop,
+            hold_out_share=self.hold_out_share,
+            hold_out_seed=self.hold_out_seed,
+            decode=self.decode,
         )
 
-
-class EncoderCache:
-    """Encoders by model and choice, each loaded when it is first wanted."""
-
-    def __init__(self) -> None:
-        self._holders: dict[tuple[str, EncoderChoice], EncoderHolder] = {}
-
-    def holder(self, model: str, choice: "EncoderChoice") -> "EncoderHolder":
-        """The holder of a model; the same one for the same choice.
-
-        Raises:
-            WeightsError: no usable weights.
-        """
-        from embeddings_assets.pipeline import EncoderHolder
-
-        if (model, choice) not in self._holders:
-            self._holders[model, choice] = EncoderHolder(choice.plan(model))
-        return self._holders[model, choice]
-
-    def close(self) -> None:
-        """Free every loaded encoder."""
-        for holder in self._holders.values():
-            holder.close()
-        self._holders.clear()
+    def _raw_folder(self) -> Path | None:
+        return None if self.raw_dir is None else _boundary_of(self).raw_folder(self.raw_dir)
 
 
 class GpuResource(dg.ConfigurableResource):
-    """How embeddings are computed. Encoders stay loaded for the run and are freed at its end."""
+    """How embeddings are computed, and by which process."""
 
     boundary: ClassVar[Boundary | None] = None
-    kept: ClassVar[EncoderCache | None] = None
+    kept: "ClassVar[EncoderCache | None]" = None
 
     device: Literal["auto", "cpu", "cuda"] = Field(
         default="auto", description="auto takes the first GPU, or the CPU where there is none."
@@ -118,13 +128,19 @@ class GpuResource(dg.ConfigurableResource):
         description="exact: float32 and reference pixels. fast: bfloat16 and tensor resize, cos >= 0.9995.",
     )
     batch_size: int | None = Field(
-        default=None, ge=1, description="Images per forward pass. Default: 256 on a GPU, 32 on a CPU."
+        default=None,
+        ge=1,
+        le=16_384,
+        description="Images per forward pass. Default: 256 on a GPU, 32 on a CPU, or what memory allows.",
     )
     workers: int | None = Field(
-        default=None, ge=1, description="Decoding threads. Default: one per core, at most 8."
+        default=None, ge=1, le=256, description="Decoding processes. Default: one per core, at most 16."
     )
     shard_rows: int | None = Field(
-        default=None, ge=1, description="Images staged together: what a crash can cost. Default: 1024."
+        default=None,
+        ge=1,
+        le=1_000_000,
+        description="Images staged together: what a crash can cost. Default: 1024.",
     )
     max_bad_share: float = Field(
         default=0.01,
@@ -138,19 +154,24 @@ class GpuResource(dg.ConfigurableResource):
         description="Replace a split that was made with another recipe; off: fail, and keep it.",
     )
     weights: str = Field(
-        description="Weights folder, or 'random' for untrained ones. The configured folder "
-        "(EMBEDDINGS_WEIGHTS), one inside it or inside the data root; anything else is refused."
+        description="Weights folder: the configured one (EMBEDDINGS_WEIGHTS, which may be 'random' for "
+        "untrained ones), one inside it or inside the data root; anything else is refused."
     )
-    engine: Literal["local"] = Field(default="local", description="Where the work runs: in this process.")
+    engine: Literal["resident", "local"] = Field(
+        default="resident",
+        description="resident: a process that keeps encoders loaded between runs, and ends two minutes after "
+        "the last. local: the run's own process, which loads them and frees them at its end.",
+    )
 
-    _cache: EncoderCache = PrivateAttr(default_factory=EncoderCache)
+    _cache: "EncoderCache | None" = PrivateAttr(default=None)
 
     @classmethod
-    def bound_to(cls, settings: Settings, *, kept: EncoderCache | None = None) -> Self:
+    def bound_to(cls, settings: Settings, *, kept: "EncoderCache | None" = None) -> Self:
         """The resource of these settings.
 
         Args:
-            kept: encoders that outlive a run; whoever gives it closes it.
+            kept: encoders of this process that outlive a run, used whatever `engine` says; whoever gives it
+                closes it.
 
         Raises:
             SettingsError: a device that is none of `auto`, `cpu` and `cuda`.
@@ -174,7 +195,7 @@ class GpuResource(dg.ConfigurableResource):
         """
         from embeddings_assets.extraction.report import ExtractionOptions
         from embeddings_assets.graph.running import embed_split
-        from embeddings_assets.pipeline import EncoderChoice
+        from embeddings_assets.pipeline import EncoderChoice, SplitRequest
 
         boundary = _boundary_of(self)
         choice = EncoderChoice(
@@ -192,15 +213,27 @@ class GpuResource(dg.ConfigurableResource):
             strict=self.strict,
             replace=self.replace,
         )
-        cache = self._cache if self.kept is None else self.kept
-        return embed_split(cache.holder(model, choice), dataset, split, paths, options, log)
+        request = SplitRequest(model, dataset, split, paths, choice, options)
+        return embed_split(request, self._engine(boundary.root), log)
+
+    def _engine(self, root: Path) -> "Embed":
+        from embeddings_assets.pipeline import EncoderCache
+        from embeddings_assets.resident import Resident, is_supported
+
+        if self.kept is not None:
+            return self.kept.embed
+        if self.engine == "resident" and is_supported():
+            return Resident(root).embed
+        self._cache = self._cache or EncoderCache()
+        return self._cache.embed
 
     @contextlib.contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:
         try:
             yield self
         finally:
-            self._cache.close()
+            if self._cache is not None:
+                self._cache.close()
 
 
 def _bound(

@@ -6,15 +6,16 @@ Imported by the resources when a run needs it, because the rooms behind it are s
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
-from embeddings_assets.datasets.processed import PrepareReport, prepare_dataset
-from embeddings_assets.encoders.encoder import Encoder
-from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
-from embeddings_assets.pipeline import EncoderHolder, process_split
+from embeddings_assets.datasets.options import chosen_options
+from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.report import PrepareReport
+from embeddings_assets.extraction.report import Progress, SplitReport
+from embeddings_assets.pipeline import SplitRequest
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 
@@ -56,62 +57,60 @@ class ProgressLog:
 
 
 def prepare_split(
-    dataset: str, split: str, paths: DataPaths, log: dg.DagsterLogManager, **options: Any
+    dataset: str,
+    split: str,
+    paths: DataPaths,
+    log: dg.DagsterLogManager,
+    *,
+    crop: str | None,
+    hold_out_share: float | None,
+    hold_out_seed: int | None,
+    **options: Any,
 ) -> PrepareReport:
-    """Write the manifest of one split; `options` are those of `prepare_dataset`."""
+    """Write the manifest of one split; `options` are further ones of `prepare_dataset`.
+
+    A crop or hold-out that is None is the one that the dataset's manifests record: a run of one partition
+    must fit the other two.
+    """
     what = f"{dataset}/{split}"
+    rule = None
+    if hold_out_share is not None or hold_out_seed is not None:
+        rule, _ = chosen_options(paths, dataset, share=hold_out_share, seed=hold_out_seed)
     with package_log(log):
-        progress = ProgressLog(log, what)
-        report = prepare_dataset(dataset, paths, splits=[split], progress=progress, **options)[0]
+        report = prepare_dataset(
+            dataset,
+            paths,
+            splits=[split],
+            progress=ProgressLog(log, what),
+            hold_out=rule,
+            crop=crop,
+            **options,
+        )[0]
     log.info(
         f"{what}: {report.rows:,} images in {report.classes} classes, {_ledger(report.ledger)}; "
-        f"{'written' if report.changed else 'unchanged'}, {_duration(report.seconds)}"
+        f"{'written' if report.changed else 'unchanged'}, {report.read:,} files read, "
+        f"{_duration(report.seconds)}"
     )
     return report
 
 
-def embed_split(
-    holder: EncoderHolder,
-    dataset: str,
-    split: str,
-    paths: DataPaths,
-    options: ExtractionOptions,
-    log: dg.DagsterLogManager,
-) -> SplitReport:
+Embed = Callable[[SplitRequest, Progress], SplitReport]
+"""What embeds a split: in this process, or in one that keeps the encoders."""
+
+
+def embed_split(request: SplitRequest, embed: Embed, log: dg.DagsterLogManager) -> SplitReport:
     """Embed one split whose manifest stands.
 
     Raises:
         StoreError: there is no manifest; in a graph it is another asset's work to make it.
-        EmbeddingsError: as `extract_split`.
+        EmbeddingsError: as `process_split`.
     """
-    open_manifest(paths, dataset, split)
-    what = f"{holder.plan.spec.name} {dataset}/{split}"
+    open_manifest(request.paths, request.dataset, request.split)
+    what = f"{request.model} {request.dataset}/{request.split}"
     with package_log(log):
-        report = process_split(
-            _Announced(holder, log), dataset, split, paths, options=options, progress=ProgressLog(log, what)
-        )
+        report = embed(request, ProgressLog(log, what))
     log.info(f"{what}: {_outcome(report)}")
     return report
-
-
-class _Announced(EncoderHolder):
-    """A holder that says in the log what is loaded, and where it will run."""
-
-    def __init__(self, held: EncoderHolder, log: dg.DagsterLogManager) -> None:
-        super().__init__(held.plan)
-        self._held = held
-        self._log = log
-
-    def device(self) -> str:
-        device = self._held.device()
-        if device == "cpu" and self.plan.device == "auto":
-            self._log.info(f"{self.plan.spec.name} runs on the CPU: no GPU is visible to torch")
-        else:
-            self._log.info(f"{self.plan.spec.name} runs on {device}")
-        return device
-
-    def load(self) -> Encoder:
-        return self._held.load()
 
 
 @contextlib.contextmanager
@@ -143,10 +142,21 @@ def _outcome(report: SplitReport) -> str:
         return f"unchanged, {report.rows:,} rows; nothing was decoded or loaded"
     shares = sorted(report.stage_shares.items(), key=lambda item: -item[1])
     stages = ", ".join(f"{stage} {share:.0%}" for stage, share in shares)
+    limit = "nothing to embed"
+    if report.computed:
+        limit = (
+            f"limited by {report.bottleneck}, in batches of {report.batch_size} "
+            f"with {report.workers} decoding processes"
+        )
     origins = f"{report.computed:,} computed, {report.reused:,} reused, {report.resumed:,} resumed"
+    fidelity = ""
+    if report.fidelity:
+        fidelity = (
+            f"; cosine to exact {report.fidelity.minimum:.5f} at least, of {report.fidelity.sample} rows"
+        )
     return (
-        f"{report.rows:,} rows in {_duration(report.seconds)} ({report.images_per_second:.1f} images/s; "
-        f"{stages}); {origins}; {_ledger(report.ledger)}"
+        f"{report.rows:,} rows in {_duration(report.seconds)} ({report.images_per_second:.1f} images/s, "
+        f"{limit}: {stages}); {origins}; {_ledger(report.ledger)}{fidelity}"
     )
 
 

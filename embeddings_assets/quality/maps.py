@@ -5,7 +5,7 @@ Drawn with Pillow alone, small enough to be kept in an event log (DESIGN section
 
 import colorsys
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,36 +43,35 @@ class VectorMap:
     explained: float
 
 
-def split_map(folder: Path) -> VectorMap:
-    """The map of a committed split, from an even sample of its rows.
-
-    Raises:
-        StoreError: there is no split at `folder`, or it cannot be read.
-    """
-    return draw_map(*sample_rows(folder))
-
-
 def sample_rows(folder: Path, most: int = MOST_POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most `most` rows spread over a split, in row order: float32 [n, width] and int32 [n] labels.
+    """Vectors, float32 [n, width], and labels, int32 [n], of `sample_table`; raises as that does."""
+    table = sample_table(folder, ["label", "embedding"], most)
+    return vectors_of(table.column("embedding").combine_chunks()), table.column("label").to_numpy()
+
+
+def sample_table(folder: Path, columns: Sequence[str], most: int = MOST_POINTS) -> pa.Table:
+    """At most `most` rows spread over a split, in row order; at least one.
 
     Memory and time do not grow with the split: of many row groups, an even choice is read.
 
     Raises:
-        StoreError: there is no split at `folder`, or it cannot be read.
+        StoreError: there is no split at `folder`, it cannot be read, or it has no such columns.
     """
     files = require_parts(folder)
+    remedy = f'embeddings-assets verify "{folder}"'
     try:
         groups = [(path, group) for path in files for group in range(pq.read_metadata(path).num_row_groups)]
-        tables = list(_sampled(_evenly(groups, _MOST_GROUPS), most))
+        tables = list(_sampled(_evenly(groups, _MOST_GROUPS), columns, most))
+        table = pa.concat_tables(tables).combine_chunks() if tables else None
     except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{folder}: cannot be read ({error}).", remedy=remedy) from error
+    if table is None or not table.num_rows:
+        raise StoreError(f"{folder}: no rows.", remedy=remedy)
+    if table.column_names != list(columns):
         raise StoreError(
-            f"{folder}: cannot be read ({error}).", remedy=f'embeddings-assets verify "{folder}"'
-        ) from error
-    if not tables:
-        raise StoreError(f"{folder}: no rows.", remedy=f'embeddings-assets verify "{folder}"')
-    table = pa.concat_tables(tables).combine_chunks()
-    vectors = vectors_of(table.column("embedding").combine_chunks())
-    return vectors, table.column("label").to_numpy()
+            f"{folder}: columns {list(columns)} wanted, only {table.column_names} found.", remedy=remedy
+        )
+    return table
 
 
 def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, float]:
@@ -80,16 +79,20 @@ def principal_axes(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 
     The sign of each axis is fixed, so that equal vectors give equal coordinates.
     """
+    import scipy.linalg
+
     centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
     scatter = centred.T @ centred
-    variances, axes = np.linalg.eigh(scatter)
-    chosen = axes[:, -2:][:, ::-1]
+    width = len(scatter)
+    # Two of its eigenvectors cost a tenth of what all of them do.
+    variances, axes = scipy.linalg.eigh(scatter, subset_by_index=[max(0, width - 2), width - 1])
+    chosen = axes[:, ::-1]
     if chosen.shape[1] < 2:
         chosen = np.pad(chosen, ((0, 0), (0, 1)))
     largest = np.abs(chosen).argmax(axis=0)
     chosen = chosen * np.where(chosen[largest, [0, 1]] < 0, -1, 1)
-    total = float(variances.sum())
-    return centred @ chosen, float(variances[-2:].sum()) / total if total > 0 else 0.0
+    total = float(np.trace(scatter))
+    return centred @ chosen, float(variances.sum()) / total if total > 0 else 0.0
 
 
 def draw_map(vectors: np.ndarray, labels: np.ndarray) -> VectorMap:
@@ -103,7 +106,7 @@ def draw_map(vectors: np.ndarray, labels: np.ndarray) -> VectorMap:
     for (x, y), rank in zip(_on_canvas(points, picture.size), ranks, strict=True):
         canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=_colour(rank, len(classes)))
     picture = picture.resize((_WIDTH, _HEIGHT), Image.Resampling.LANCZOS)
-    return VectorMap(_small_png(picture), len(points), len(classes), explained)
+    return VectorMap(small_png(picture), len(points), len(classes), explained)
 
 
 def _evenly(items: list[tuple[Path, int]], most: int) -> list[tuple[Path, int]]:
@@ -112,13 +115,15 @@ def _evenly(items: list[tuple[Path, int]], most: int) -> list[tuple[Path, int]]:
     return [items[int(position)] for position in np.linspace(0, len(items) - 1, most)]
 
 
-def _sampled(groups: list[tuple[Path, int]], most: int) -> Iterator[pa.Table]:
+def _sampled(groups: list[tuple[Path, int]], columns: Sequence[str], most: int) -> Iterator[pa.Table]:
     sizes = [pq.read_metadata(path).row_group(group).num_rows for path, group in groups]
     total = sum(sizes)
     for (path, group), size in zip(groups, sizes, strict=True):
         wanted = size if total <= most else max(1, most * size // total)
-        with pq.ParquetFile(path) as file:
-            table = file.read_row_group(group, columns=["label", "embedding"])
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read_row_group(group, columns=list(columns))
+        # What comes back is in the file's order, without the columns that it does not have.
+        table = table.select([name for name in columns if name in table.column_names])
         yield table.take(pa.array(np.linspace(0, size - 1, wanted).astype(np.int64)))
 
 
@@ -139,11 +144,16 @@ def _colour(rank: int, classes: int) -> tuple[int, int, int]:
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def _small_png(picture: Image.Image) -> bytes:
+def small_png(picture: Image.Image) -> bytes:
     """The picture with as many colours as fit into `MOST_BYTES`."""
-    for colours in (128, 64, 32, 16, 8, 4):
+    return first_small(picture.quantize(colours, kmeans=1) for colours in (128, 64, 32, 16, 8, 4))
+
+
+def first_small(pictures: Iterable[Image.Image]) -> bytes:
+    """The first of these, as PNG, that fits into `MOST_BYTES`; the last where none does."""
+    for picture in pictures:
         stream = io.BytesIO()
-        picture.quantize(colours).save(stream, "PNG", optimize=True)
+        picture.save(stream, "PNG", optimize=True)
         if stream.tell() <= MOST_BYTES:
             break
     return stream.getvalue()

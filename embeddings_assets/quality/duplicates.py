@@ -1,0 +1,95 @@
+"""Byte-identical images: within a split, across splits (leakage), across datasets. Reads manifests only."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from embeddings_assets.catalog import SPLITS
+from embeddings_assets.errors import StoreError
+from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.files import disk_errors
+from embeddings_assets.store.manifest import Manifest, open_manifest
+from embeddings_assets.store.schema import MANIFEST_NAME
+
+_COLUMNS = ("image_id", "image_path", "label", "class_name", "sha256")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One image of a group."""
+
+    dataset: str
+    split: str
+    image_id: str
+    image_path: str
+    label: int
+    class_name: str
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Images whose files have the same content, in the order of the catalog, then of the manifests."""
+
+    sha256: str
+    members: tuple[Member, ...]
+
+    @property
+    def across_datasets(self) -> bool:
+        return len({member.dataset for member in self.members}) > 1
+
+    @property
+    def across_splits(self) -> bool:
+        """Whether a dataset has the image in more than one of its splits."""
+        places = {(member.dataset, member.split) for member in self.members}
+        return len(places) > len({member.dataset for member in self.members})
+
+    @property
+    def labels_differ(self) -> bool:
+        """Whether a dataset gives the image more than one label."""
+        labels = {(member.dataset, member.label) for member in self.members}
+        return len(labels) > len({member.dataset for member in self.members})
+
+
+@disk_errors()
+def find_duplicates(paths: DataPaths, datasets: Sequence[str]) -> list[DuplicateGroup]:
+    """Every group of identical images among the prepared splits of these datasets, in order of first member.
+
+    Holds one digest per image, and details of the repeated ones only. What is not prepared is left out.
+
+    Raises:
+        StoreError: a manifest is damaged or cannot be read.
+    """
+    manifests = list(_manifests(paths, datasets))
+    counts: Counter[bytes] = Counter()
+    for manifest in manifests:
+        for batch in manifest.batches(["sha256"]):
+            counts.update(map(bytes.fromhex, batch.column(0).to_pylist()))
+    repeated = {digest for digest, count in counts.items() if count > 1}
+    groups: dict[str, list[Member]] = {}
+    for manifest in manifests if repeated else ():
+        for batch in manifest.batches(_COLUMNS):
+            for row in batch.to_pylist():
+                digest = row.pop("sha256")
+                if bytes.fromhex(digest) in repeated:
+                    groups.setdefault(digest, []).append(Member(manifest.dataset, manifest.split, **row))
+    return [DuplicateGroup(digest, tuple(members)) for digest, members in groups.items()]
+
+
+def describe(group: DuplicateGroup) -> str:
+    """A group in one line: `image_08067 (test) = image_08077 (validation)`, with what differs beside."""
+    parts = []
+    for member in group.members:
+        dataset = f"{member.dataset}/" if group.across_datasets else ""
+        label = f", {member.class_name}" if group.labels_differ else ""
+        parts.append(f"{member.image_id} ({dataset}{member.split}{label})")
+    return " = ".join(parts)
+
+
+def _manifests(paths: DataPaths, datasets: Sequence[str]) -> Iterator[Manifest]:
+    for dataset in datasets:
+        for split in SPLITS:
+            try:
+                yield open_manifest(paths, dataset, split)
+            except StoreError:
+                if (paths.processed_split(dataset, split) / MANIFEST_NAME).is_file():
+                    raise

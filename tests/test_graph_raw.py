@@ -1,0 +1,137 @@
+"""The raw datasets in the graph: what is observed of them, and whom a change makes stale."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from graph_support import CUB, PROCESSED, Graph, failures
+
+from embeddings_assets.catalog import DATASETS, SPLITS
+from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.graph.raw import RAW, watch_raw_data
+from embeddings_assets.graph.resources import DataResource
+
+pytest_plugins = ("graph_fixtures",)
+
+DOGS = "Stanford Dogs"
+FRESH, STALE, MISSING = "FRESH", "STALE", "MISSING"
+
+
+def run_observation(graph: Graph, dataset: str | None) -> dg.ExecuteInProcessResult:
+    """As the button *Observe* does."""
+    job = graph.defs.resolve_implicit_job_def_def_for_assets([RAW])
+    assert job is not None
+    return job.execute_in_process(
+        instance=graph.instance,
+        raise_on_error=False,
+        tags={} if dataset is None else {"dagster/partition": dataset},
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+
+
+def observe(graph: Graph, dataset: str | None = None) -> None:
+    result = run_observation(graph, dataset)
+    assert result.success, failures(result)
+
+
+def observed(graph: Graph, dataset: str) -> Mapping[str, Any]:
+    """Metadata of the latest observation."""
+    latest = dg.AssetRecordsFilter(asset_key=RAW, asset_partitions=[dataset])
+    record = graph.instance.fetch_observations(latest, limit=1).records[0]
+    assert record.asset_observation is not None
+    return {name: value.value for name, value in record.asset_observation.metadata.items()}
+
+
+def staleness(graph: Graph, dataset: str, key: dg.AssetKey = PROCESSED) -> dict[str, str]:
+    """What the UI shows of each split."""
+    resolver = CachingStaleStatusResolver(
+        graph.instance, graph.defs.resolve_asset_graph(), LoadingContextForTest(graph.instance)
+    )
+    return {split: resolver.get_status(key, f"{dataset}|{split}").value for split in SPLITS}
+
+
+def touch_image(graph: Graph, dataset: str = CUB) -> None:
+    """Let one image look changed."""
+    image = next(graph.settings.paths.raw_folder(dataset).rglob("*.jpg"))
+    os.utime(image, ns=(1, 1))
+
+
+def test_an_observation_tells_what_is_there(graph: Graph) -> None:
+    raw = graph.settings.paths.raw_folder(CUB)
+    observe(graph)
+    present = observed(graph, CUB)
+    assert present["state"] == "present"
+    assert present["images"] == present["listed"] == sum(1 for _ in raw.rglob("*.jpg"))
+    assert present["official"] == 11788
+    assert "instead of" in present["problem"], "the counts of the small set differ from the official ones"
+    absent = observed(graph, "NABirds")
+    assert (absent["state"], absent["images"]) == ("missing", 0)
+    assert absent["remedy"] == 'embeddings-assets datasets fetch "NABirds"'
+    next(raw.rglob("*.jpg")).unlink()
+    observe(graph, CUB)
+    partial = observed(graph, CUB)
+    assert (partial["state"], partial["images"]) == ("partial", present["images"] - 1)
+    (raw / "images.txt").unlink()
+    observe(graph, CUB)
+    assert observed(graph, CUB)["state"] == "wrong"
+
+
+def test_what_was_made_is_fresh_until_its_own_raw_data_changes(graph: Graph) -> None:
+    write_synthetic(graph.settings.paths.raw, DOGS, classes=3, train_per_class=4, test_per_class=2)
+    for split in SPLITS:
+        for dataset in (CUB, DOGS):
+            result = graph.run(PROCESSED, partition=f"{dataset}|{split}", checks=())
+            assert result.success, failures(result)
+    assert set(staleness(graph, CUB).values()) == {FRESH}, "also where it was never observed before"
+    observe(graph)
+    assert set(staleness(graph, CUB).values()) == {FRESH}, "an observation alone changes nothing"
+    touch_image(graph)
+    assert set(staleness(graph, CUB).values()) == {FRESH}, "not seen yet"
+    observe(graph)
+    assert set(staleness(graph, CUB).values()) == {STALE}
+    assert set(staleness(graph, DOGS).values()) == {FRESH}
+    assert graph.run(PROCESSED, partition=f"{CUB}|test", checks=()).success
+    assert staleness(graph, CUB) == {"train": STALE, "validation": STALE, "test": FRESH}
+    clip = dg.AssetKey(["embeddings", "CLIP"])
+    assert set(staleness(graph, CUB, clip).values()) == {MISSING}
+
+
+def test_the_sensor_records_only_what_changed(graph: Graph) -> None:
+    resource = DataResource.bound_to(graph.settings)
+
+    def look(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
+        context = dg.build_sensor_context(
+            instance=graph.instance, cursor=cursor, resources={"data": resource}, definitions=graph.defs
+        )
+        result = watch_raw_data(context)
+        assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        return result
+
+    first = look(None)
+    assert isinstance(first, dg.SensorResult)
+    assert [event.partition for event in first.asset_events] == [dataset.name for dataset in DATASETS]
+    assert isinstance(look(first.cursor), dg.SkipReason)
+    touch_image(graph)
+    second = look(first.cursor)
+    assert isinstance(second, dg.SensorResult)
+    assert [event.partition for event in second.asset_events] == [CUB]
+    shutil.rmtree(graph.settings.paths.raw_folder(CUB))
+    third = look(second.cursor)
+    assert isinstance(third, dg.SensorResult)
+    (gone,) = third.asset_events
+    assert isinstance(gone, dg.AssetObservation)
+    # Its manifests were read from the raw folder, so no class tree stands in for it.
+    assert gone.metadata["state"].value == "missing"
+
+
+@pytest.mark.parametrize("name", ["../../etc", "CUB-200-2011|train"])
+def test_only_datasets_of_the_catalog_are_observed(graph: Graph, name: str) -> None:
+    result = run_observation(graph, name)
+    assert not result.success
+    assert "Unknown dataset" in failures(result)["observe_raw_images"].error_display_string
+    assert not graph.instance.fetch_observations(RAW, limit=10).records
