@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from embeddings_assets.catalog import get_dataset, get_model
+from embeddings_assets.catalog import get_dataset, get_model, names_of
 from embeddings_assets.errors import SettingsError
 from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
-from embeddings_assets.pipeline import EncoderChoice, commit_vectors, names_of, open_or_prepare, process_all
+from embeddings_assets.pipeline import EncoderChoice, commit_vectors, open_or_prepare, process_all
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.reading import load_frame, load_matrix
 
@@ -68,7 +68,7 @@ def process_model(
 
     Args:
         data_dir: folder of the manifests (default `<data root>/processed`); a dataset never prepared is
-            prepared from the raw folder beside it.
+            prepared from the folder `raw` beside it, or that of the data root where there is none.
         output_dir: folder of the embeddings (default `<data root>/embeddings`).
         weights, precision, width, device: as the environment says where None (EMBEDDINGS_WEIGHTS ...).
         split: `train`, `validation` or `test`; None for all three.

@@ -1,15 +1,15 @@
 """The command line `embeddings-assets`. It parses, calls the rooms, and shows what they return."""
 
-import contextlib
+import io
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from embeddings_assets.cli_datasets import DatasetOption, datasets_app, prepare
 from embeddings_assets.errors import EmbeddingsError
 
 app = typer.Typer(
@@ -20,11 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 weights_app = typer.Typer(help="Find, fetch and check model weights.", no_args_is_help=True)
+app.add_typer(datasets_app, name="datasets")
 app.add_typer(weights_app, name="weights")
 
-_STOPPED = 130  # what a shell reports for a command that SIGINT ended
-
-DatasetOption = Annotated[str, typer.Option("--dataset", help="A dataset's name, or 'all'.")]
 RootOption = Annotated[
     Path | None, typer.Option("--root", help="Weights folder. Default: EMBEDDINGS_WEIGHTS, data/weights.")
 ]
@@ -37,6 +35,9 @@ def main() -> None:
 
 def run(command: typer.Typer) -> None:
     """Run a command line; an error of ours becomes two lines on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         command()
     except EmbeddingsError as error:
@@ -46,74 +47,7 @@ def run(command: typer.Typer) -> None:
         sys.exit(1)
 
 
-@contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
-    """Ctrl-C inside ends the command with a word on how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        from embeddings_assets.console import err
-
-        err.print("Stopped. What is finished is kept: the same command goes on from there.")
-        raise typer.Exit(_STOPPED) from None
-
-
-@app.command()
-def prepare(
-    dataset: DatasetOption,
-    raw_dir: Annotated[
-        Path | None, typer.Option(help="Folder that holds the official raw folders. Default: data/raw.")
-    ] = None,
-    allow_missing: Annotated[
-        bool,
-        typer.Option("--allow-missing", help="Accept a partial dataset: absent images go to the ledger."),
-    ] = False,
-    max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Unusable images to tolerate.")] = 0.01,
-    strict: Annotated[bool, typer.Option("--strict", help="Tolerate no unusable image.")] = False,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option("--data-dir", "--data_dir", help="Where manifests go. Default: data/processed."),
-    ] = None,
-) -> None:
-    """Read raw datasets and write one manifest per split."""
-    from embeddings_assets.catalog import get_dataset
-    from embeddings_assets.console import out, progress_bar, show_error, table
-    from embeddings_assets.datasets.processed import prepare_dataset
-    from embeddings_assets.pipeline import names_of
-    from embeddings_assets.settings import Settings
-
-    paths = Settings.from_environment().paths_with(data_dir, None)
-    rows: list[tuple[str, ...]] = []
-    failed = False
-    for name in names_of("dataset", dataset):
-        try:
-            with _stoppable(), progress_bar(name) as progress:
-                reports = prepare_dataset(
-                    name,
-                    paths,
-                    raw_dir=raw_dir,
-                    allow_missing=allow_missing,
-                    max_bad_share=max_bad_share,
-                    strict=strict,
-                    progress=progress,
-                )
-        except EmbeddingsError as error:
-            failed = True
-            rows.append((name, "all", "", "", "", "[red]refused[/]"))
-            show_error(error)
-            continue
-        for report in reports:
-            ledger = ", ".join(f"{count:,} {reason}" for reason, count in report.ledger.items()) or "-"
-            official = "-" if report.official is None else f"{report.official:,}"
-            if report.split == "train" and not get_dataset(name).has_official_validation:
-                official += " with validation"
-            status = "written" if report.changed else "unchanged"
-            rows.append((name, report.split, f"{report.rows:,}", official, ledger, status))
-    columns = ("Dataset", "Split", "Images", "Official", "Not usable", "Status")
-    table(f"Manifests in {paths.processed}", columns, rows, right=("Images", "Official"))
-    if failed:
-        out.print("[red]Some datasets were refused; see the errors above.[/]")
-        raise typer.Exit(1)
+app.command()(prepare)
 
 
 @app.command()
@@ -134,11 +68,13 @@ def extract(
         ),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="exact (default) or fast.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu or cuda.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto (default), cpu, cuda, or several: cuda:0,cuda:1.")
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option("--batch-size", "--batch_size", min=1, help="Images per forward pass.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Decoding threads.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Decoding processes.")] = None,
     shard_rows: Annotated[int, typer.Option(min=1, help="Images per staged shard.")] = 1024,
     max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Unusable images to tolerate.")] = 0.01,
     strict: Annotated[bool, typer.Option("--strict", help="Tolerate no unusable image.")] = False,
@@ -147,9 +83,10 @@ def extract(
     ] = False,
 ) -> None:
     """Embed datasets and store them as parquet; resumes, reuses, and skips what is already right."""
-    from embeddings_assets.console import err, progress_bars, show_outcomes
+    from embeddings_assets.catalog import names_of
+    from embeddings_assets.console import err, progress_bars, show_outcomes, stoppable
     from embeddings_assets.extraction.report import ExtractionOptions
-    from embeddings_assets.pipeline import EncoderChoice, names_of, process_all
+    from embeddings_assets.pipeline import EncoderChoice, process_all
     from embeddings_assets.settings import Settings
 
     settings = Settings.from_environment()
@@ -170,7 +107,7 @@ def extract(
         strict=strict,
         replace=replace,
     )
-    with _stoppable(), progress_bars() as progress:
+    with stoppable(), progress_bars() as progress:
         outcomes = process_all(*names, paths, choice, options=options, progress=progress)
     show_outcomes(outcomes, paths.embeddings)
     if any(outcome.report and outcome.report.footer.get("trained") is False for outcome in outcomes):
@@ -230,28 +167,15 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Show what is ready, what is missing, and how to get it."""
-    from rich.markup import escape
-
-    from embeddings_assets.console import table
+    from embeddings_assets.console import show_report
     from embeddings_assets.doctor import examine
     from embeddings_assets.settings import Settings
 
     lines = examine(Settings.from_environment())
     if as_json:
         typer.echo(json.dumps([asdict(line) for line in lines], indent=2))
-        return
-    colours = {"ready": "green", "missing": "yellow", "wrong": "red", "note": "default"}
-    rows = [
-        (
-            line.topic,
-            line.item,
-            f"[{colours[line.state]}]{line.state}[/]",
-            escape(line.found),
-            escape(line.remedy),
-        )
-        for line in lines
-    ]
-    table("embeddings-assets doctor", ("Topic", "What", "State", "Found", "Next"), rows)
+    else:
+        show_report(lines)
 
 
 @app.command()
@@ -259,7 +183,7 @@ def demo(
     remove: Annotated[bool, typer.Option("--remove", help="Delete the demo's data again.")] = False,
 ) -> None:
     """Build six small drawn datasets and materialise every partition with untrained weights."""
-    from embeddings_assets.console import err, out, show_demo
+    from embeddings_assets.console import err, out, show_demo, stoppable
     from embeddings_assets.graph.demo import remove_demo, run_demo
     from embeddings_assets.settings import Settings
 
@@ -268,7 +192,7 @@ def demo(
         remove_demo(settings)
         out.print("The demo's data and runs are deleted.")
         return
-    with _stoppable():
+    with stoppable():
         rows = run_demo(settings, progress=lambda line: err.print(line, markup=False, soft_wrap=True))
     show_demo(rows)
     out.print("The vectors are of untrained weights, as every warning says. Next: make dev")
@@ -279,10 +203,9 @@ def weights_fetch(
     model: Annotated[str, typer.Argument(help="A model's name, or 'all'.")], root: RootOption = None
 ) -> None:
     """Download checkpoints, check them, and record revision and sha256 in weights.lock."""
-    from embeddings_assets.catalog import get_model
+    from embeddings_assets.catalog import get_model, names_of
     from embeddings_assets.console import err, out
     from embeddings_assets.encoders.fetch import fetch_weights
-    from embeddings_assets.pipeline import names_of
 
     for name in names_of("model", model):
         spec = get_model(name)

@@ -6,22 +6,40 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from embeddings_assets.catalog import get_dataset
 from embeddings_assets.errors import EmbeddingsError
-from embeddings_assets.extraction.report import Progress as Callback
-from embeddings_assets.pipeline import Outcome, ProgressFor
 
 if TYPE_CHECKING:
+    from embeddings_assets.datasets.report import PrepareReport
+    from embeddings_assets.doctor import Line
+    from embeddings_assets.extraction.report import Progress as Callback
+    from embeddings_assets.extraction.report import SplitReport
     from embeddings_assets.graph.demo import DemoRow
+    from embeddings_assets.pipeline import Outcome, ProgressFor
+    from embeddings_assets.quality.duplicates import DuplicateGroup
 
+_STOPPED = 130  # what a shell reports for a command that SIGINT ended
+_COLOURS = {"ready": "green", "partial": "yellow", "missing": "yellow", "wrong": "red", "note": "default"}
 _WIDE = 160  # width of output that goes to a file, where no line should be cut
 
 out = Console(width=None if sys.stdout.isatty() else _WIDE, soft_wrap=False)
 err = Console(stderr=True, width=None if sys.stderr.isatty() else _WIDE)
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Ctrl-C inside ends the command with a word on how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        err.print("Stopped. What is finished is kept: the same command goes on from there.")
+        raise typer.Exit(_STOPPED) from None
 
 
 def show_error(error: EmbeddingsError) -> None:
@@ -45,11 +63,11 @@ def table(
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[ProgressFor]:
+def progress_bars() -> Iterator["ProgressFor"]:
     """Progress bars on a terminal, one per split; nothing where the output is a file or a pipe."""
     with _bars() as bars:
 
-        def callback_for(model: str, dataset: str, split: str) -> Callback:
+        def callback_for(model: str, dataset: str, split: str) -> "Callback":
             task = bars.add_task(escape(f"{model} / {dataset} / {split}"), total=None)
 
             def advance(done: int, total: int) -> None:
@@ -61,7 +79,7 @@ def progress_bars() -> Iterator[ProgressFor]:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str) -> Iterator[Callback]:
+def progress_bar(title: str) -> Iterator["Callback"]:
     """One progress bar."""
     with _bars() as bars:
         task = bars.add_task(escape(title), total=None)
@@ -84,14 +102,84 @@ def _bars() -> Progress:
     )
 
 
-def show_outcomes(outcomes: Sequence[Outcome], embeddings: Path) -> None:
+def show_manifests(reports: Sequence["PrepareReport"], refused: Sequence[str], processed: Path) -> None:
+    """What `prepare` did: a row per split, and one for each dataset that was refused."""
+    rows: list[tuple[str, ...]] = []
+    for report in reports:
+        ledger = ", ".join(f"{count:,} {reason}" for reason, count in report.ledger.items()) or "-"
+        status = "written" if report.changed else "unchanged"
+        counts = f"{report.rows:,}", f"{report.classes:,}", _official(report, reports)
+        rows.append((report.dataset, report.split, *counts, ledger, status))
+    rows += [(name, "all", "", "", "", "", "[red]refused[/]") for name in refused]
+    columns = ("Dataset", "Split", "Images", "Classes", "Official", "Not usable", "Status")
+    table(f"Manifests in {processed}", columns, rows, right=("Images", "Classes", "Official"))
+    changes = dict.fromkeys(
+        (report.dataset, change) for report in reports for change in report.options_changed
+    )
+    for dataset, change in changes:
+        out.print(f"[yellow]{escape(dataset)}: {escape(change)}[/]", soft_wrap=True)
+
+
+def _official(report: "PrepareReport", reports: Sequence["PrepareReport"]) -> str:
+    """The official count; yellow where the lists name another number of images."""
+    if report.official is None:
+        return "-"
+    split_in_two = report.split == "train" and not get_dataset(report.dataset).has_official_validation
+    parts = ("train", "validation") if split_in_two else (report.split,)
+    listed = sum(
+        other.listed for other in reports if other.dataset == report.dataset and other.split in parts
+    )
+    text = f"{report.official:,}{' with validation' if split_in_two else ''}"
+    return text if listed == report.official else f"[yellow]{text}, listed {listed:,}[/]"
+
+
+def show_duplicates(groups: Sequence["DuplicateGroup"]) -> None:
+    """How many identical images there are, if any, and how to see them."""
+    if not groups:
+        return
+    across = sum(group.across_splits for group in groups)
+    datasets = sum(group.across_datasets for group in groups)
+    labels = sum(group.labels_differ for group in groups)
+    out.print(
+        f"{len(groups):,} groups of identical images: {across:,} across splits, {datasets:,} across "
+        f"datasets, {labels:,} with different labels. See them: embeddings-assets datasets duplicates",
+        soft_wrap=True,
+    )
+
+
+def show_report(lines: Iterable["Line"]) -> None:
+    """The doctor's lines under their topics; below each, its next command."""
+    topic = None
+    for line in lines:
+        if line.topic != topic:
+            topic = line.topic
+            out.print(f"[bold]{escape(topic)}[/]")
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=9)
+        grid.add_column(width=18)
+        grid.add_column(overflow="fold")
+        grid.add_row(f"  [{_COLOURS[line.state]}]{line.state}[/]", escape(line.item), escape(line.found))
+        if line.remedy:
+            grid.add_row("", "", f"[cyan]> {escape(line.remedy)}[/]")
+        out.print(grid)
+
+
+def _speed(report: "SplitReport") -> tuple[str, str]:
+    """Images per second, and the stage that limited it."""
+    if not report.computed:
+        return "-", "-"
+    share = report.stage_shares[report.bottleneck]
+    return f"{report.images_per_second:.1f}", f"{report.bottleneck} ({share:.0%})"
+
+
+def show_outcomes(outcomes: Sequence["Outcome"], embeddings: Path) -> None:
     """The closing summary of an extraction: one row per split, then every error in full."""
     rows = []
     for outcome in outcomes:
         names = (outcome.model, outcome.dataset, outcome.split)
         report = outcome.report
         if report is None:
-            rows.append((*names, "", "", "[red]failed[/]", "", "", ""))
+            rows.append((*names, "", "", "[red]failed[/]", "", "", "", ""))
             continue
         rows.append(
             (
@@ -100,6 +188,9 @@ def show_outcomes(outcomes: Sequence[Outcome], embeddings: Path) -> None:
                 f"{sum(report.ledger.values()):,}",
                 report.status if report.status == "unchanged" else f"[green]{report.status}[/]",
                 f"{report.images_per_second:.1f}" if report.computed else "-",
+                f"{report.bottleneck} {report.stage_shares[report.bottleneck]:.0%}"
+                if report.computed
+                else "-",
                 f"{report.bytes / report.raw_bytes:.2f}",
                 weights_label(report.footer.get("trained")),
             )
@@ -112,10 +203,18 @@ def show_outcomes(outcomes: Sequence[Outcome], embeddings: Path) -> None:
         "Bad",
         "Status",
         "Images/s",
+        "Limited by",
         "Size / raw",
         "Weights",
     )
     table(f"Embeddings in {embeddings}", columns, rows, right=("Rows", "Bad", "Images/s", "Size / raw"))
+    for outcome in outcomes:
+        fidelity = outcome.report.fidelity if outcome.report else None
+        if fidelity:
+            out.print(
+                f"{outcome.model} / {outcome.dataset} / {outcome.split}: cosine to the exact profile "
+                f"{fidelity.minimum:.5f} at least, {fidelity.mean:.5f} on average, of {fidelity.sample} rows"
+            )
     failed: dict[str, tuple[EmbeddingsError, list[str]]] = {}
     for outcome in outcomes:
         if outcome.error is not None:

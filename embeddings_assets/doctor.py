@@ -7,12 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from embeddings_assets.catalog import DATASETS
-from embeddings_assets.datasets.processed import raw_status
+from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
+from embeddings_assets.datasets.parsing import cannot_read
+from embeddings_assets.datasets.presence import find_images
+from embeddings_assets.datasets.sources import find_source
+from embeddings_assets.datasets.status import RawStatus, raw_status
 from embeddings_assets.encoders.inventory import list_weights
+from embeddings_assets.errors import EmbeddingsError, RawDataError, StoreError
 from embeddings_assets.settings import RANDOM_WEIGHTS, Settings
+from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.schema import MANIFEST_NAME
 
-State = Literal["ready", "missing", "wrong", "note"]
+State = Literal["ready", "missing", "partial", "wrong", "note"]
 
 _PACKAGES = (
     "dagster",
@@ -24,7 +30,7 @@ _PACKAGES = (
     "pyarrow",
     "Pillow",
 )
-_GIB = 2**30
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -39,32 +45,73 @@ class Line:
 
 
 def examine(settings: Settings) -> list[Line]:
-    """Look at raw data, weights, disk, memory, device and package versions."""
-    return [*_datasets(settings), *_weights(settings), *_machine(settings), *_versions()]
+    """Look at raw data, manifests, weights, disk, memory, device and package versions."""
+    statuses = {spec.name: raw_status(spec.name, settings.paths) for spec in DATASETS}
+    return [
+        *(_dataset(settings, spec, statuses[spec.name]) for spec in DATASETS),
+        *_weights(settings),
+        *_machine(settings, [spec for spec in DATASETS if statuses[spec.name].state == "missing"]),
+        *_versions(),
+    ]
 
 
-def _datasets(settings: Settings) -> list[Line]:
-    lines = []
-    for spec in DATASETS:
-        status = raw_status(spec.name, settings.paths)
-        count = f"{status.found:,} of {status.listed:,} images" if status.listed else "no images listed"
-        prepare = f'embeddings-assets prepare --dataset "{spec.name}"'
-        if status.state in ("present", "processed-tree"):
-            found = f"{count} in {status.folder}" + (f"; {status.problem}" if status.problem else "")
-            lines.append(Line("raw data", spec.name, "ready", found, prepare))
-        elif status.state == "partial":
-            remedy = f"complete {status.folder}, or {prepare} --allow-missing"
-            lines.append(Line("raw data", spec.name, "wrong", count, remedy))
-        elif status.state == "wrong":
-            lines.append(
-                Line(
-                    "raw data", spec.name, "wrong", status.problem or "not the official layout", spec.homepage
-                )
-            )
-        else:
-            place = f"{spec.homepage} -> {settings.paths.raw / spec.raw_folder}"
-            lines.append(Line("raw data", spec.name, "missing", "no raw folder", place))
-    return lines
+def _dataset(settings: Settings, spec: DatasetSpec, status: RawStatus) -> Line:
+    place = settings.paths.raw / spec.raw_folder
+    prepare = f'embeddings-assets prepare --dataset "{spec.name}"'
+    prepared, damaged = _prepared(settings, spec)
+    if damaged is not None:
+        return Line("raw data", spec.name, "wrong", damaged.problem, damaged.remedy or prepare)
+    if status.state == "missing":
+        found = f"nothing at {place}" + (f"; {prepared}" if not prepared.startswith("0 ") else "")
+        remedy = f"{_fetch(spec)} (or place a copy there)" if spec.archives else f"place your copy at {place}"
+        return Line("raw data", spec.name, "missing", found, remedy)
+    if status.state == "wrong":
+        return Line("raw data", spec.name, "wrong", *_what_is_wrong(settings, spec, status))
+    counted = f"{status.found:,} of {status.listed:,} images"
+    if status.folder != place:
+        counted += f" in {status.folder}"
+    if status.state == "partial":
+        remedy = f"complete {status.folder}"
+        if status.found:
+            remedy += f", or take what is there: {prepare} --allow-missing"
+        return Line("raw data", spec.name, "partial", f"{counted}; {prepared}", remedy)
+    note = f" ({status.problem})" if status.problem else ""
+    remedy = "" if prepared.startswith(f"{len(SPLITS)} ") else prepare
+    return Line("raw data", spec.name, "ready", f"{counted}{note}; {prepared}", remedy)
+
+
+def _what_is_wrong(settings: Settings, spec: DatasetSpec, status: RawStatus) -> tuple[str, str]:
+    """Problem and remedy of a raw folder that cannot be read."""
+    try:
+        listing = find_source(spec.name, settings.paths).read()
+        for _ in find_images(listing):
+            pass
+    except RawDataError as error:
+        if error.remedy:
+            return error.problem, error.remedy
+    return status.problem or "not the official layout", f"see to {status.folder}, then ask again"
+
+
+def _prepared(settings: Settings, spec: DatasetSpec) -> tuple[str, EmbeddingsError | None]:
+    """How many splits have a manifest, in words; and what is wrong with one, if anything."""
+    whole = 0
+    damaged: EmbeddingsError | None = None
+    for split in SPLITS:
+        path = settings.paths.processed_split(spec.name, split) / MANIFEST_NAME
+        try:
+            if path.is_file():
+                open_manifest(settings.paths, spec.name, split)
+                whole += 1
+        except StoreError as error:
+            damaged = error
+        except OSError as error:
+            damaged = cannot_read(error.filename or path, error)
+    return f"{whole} of {len(SPLITS)} splits prepared", damaged
+
+
+def _fetch(spec: DatasetSpec) -> str:
+    archives = "" if spec.can_be_fetched else " --archives DIR"
+    return f'embeddings-assets datasets fetch "{spec.name}"{archives}'
 
 
 def _weights(settings: Settings) -> list[Line]:
@@ -86,17 +133,30 @@ def _weights(settings: Settings) -> list[Line]:
     return lines
 
 
-def _machine(settings: Settings) -> list[Line]:
-    existing = next(
-        path for path in [settings.data_root, *settings.data_root.resolve().parents] if path.exists()
-    )
-    free = shutil.disk_usage(existing).free
+def _machine(settings: Settings, absent: list[DatasetSpec]) -> list[Line]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
-        Line("machine", "disk", "note", f"{free / _GIB:.0f} GiB free at {existing.resolve()}"),
-        Line("machine", "memory", "note", f"{memory / _GIB:.0f} GiB, {os.cpu_count()} cores"),
+        _disk(settings, absent),
+        Line("machine", "memory", "note", f"{memory / 1e9:.0f} GB, {os.cpu_count()} cores"),
         Line("machine", "device", "note", _device()),
     ]
+
+
+def _disk(settings: Settings, absent: list[DatasetSpec]) -> Line:
+    root = settings.data_root.resolve()
+    existing = next(path for path in [root, *root.parents] if path.exists())
+    free = shutil.disk_usage(existing).free
+    raw = sum(spec.unpacked_bytes + sum(map(spec.bytes_of, spec.archives)) for spec in absent)
+    width = sum(model.stored_width(settings.width) for model in MODELS)
+    images = sum(sum(spec.counts.values()) for spec in DATASETS)
+    embeddings = images * width * _FLOAT_BYTES
+    found = (
+        f"{free / 1e9:.1f} GB free at {existing}; about {raw / 1e9:.1f} GB needed for {len(absent)} missing "
+        f"datasets and their archives, {embeddings / 1e9:.1f} GB for all embeddings"
+    )
+    if raw + embeddings > free:
+        return Line("machine", "disk", "wrong", found, "make room, or set EMBEDDINGS_DATA to a larger disk")
+    return Line("machine", "disk", "ready", found)
 
 
 def _device() -> str:
@@ -108,4 +168,13 @@ def _device() -> str:
 
 
 def _versions() -> list[Line]:
-    return [Line("versions", name, "ready", importlib.metadata.version(name)) for name in _PACKAGES]
+    found, missing = [], []
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            missing.append(name)
+    if not missing:
+        return [Line("versions", "packages", "ready", ", ".join(found))]
+    remedy = "make setup, or: pip install -r requirements.lock"
+    return [Line("versions", "packages", "missing", f"without {', '.join(missing)}", remedy)]

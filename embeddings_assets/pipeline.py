@@ -4,23 +4,34 @@ The graph, the command line, the script and the Python API all go through these 
 cannot differ.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from PIL import Image
 
-from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, get_dataset, get_model, get_split
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.encoders.encoder import Encoder, EncoderPlan, plan_encoder, resolve_device
+from embeddings_assets.encoders.encoder import (
+    Encoder,
+    EncoderPlan,
+    device_memory,
+    plan_encoder,
+    resolve_device,
+    unused_gpu,
+)
 from embeddings_assets.encoders.fetch import find_or_fetch
+from embeddings_assets.encoders.plan import check_device
 from embeddings_assets.encoders.weights import find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
+from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.engine import extract_split, store_vectors
+from embeddings_assets.extraction.memory import peak_bytes
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
+from embeddings_assets.extraction.worker import ToPixels
+from embeddings_assets.fidelity import measure_fidelity
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths
 from embeddings_assets.store.manifest import Manifest, open_manifest
 from embeddings_assets.store.schema import MANIFEST_NAME
@@ -37,25 +48,45 @@ class EncoderHolder:
     def __init__(self, plan: EncoderPlan) -> None:
         self.plan = plan
         self._encoder: Encoder | None = None
+        self._exact: EncoderHolder | None = None
 
     def footer(self) -> dict[str, Any]:
         return self.plan.footer()
 
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        return self.plan.pixels(image)
+    def to_pixels(self) -> ToPixels:
+        return self.plan.to_pixels()
+
+    def on(self, device: str) -> "EncoderHolder":
+        return EncoderHolder(replace(self.plan, device=device))
 
     def device(self) -> str:
-        return resolve_device(self.plan.device)
+        device = resolve_device(self.plan.device)
+        log.info("%s runs on %s", self.plan.spec.name, device)
+        unused = unused_gpu(device)
+        if unused:
+            log.warning("%s", unused)
+        return device
+
+    def device_memory(self) -> int:
+        return device_memory(resolve_device(self.plan.device))
 
     def load(self) -> Encoder:
         if self._encoder is None:
             self._encoder = self.plan.load()
         return self._encoder
 
+    def exact(self) -> Encoder:
+        """The same model in the `exact` profile."""
+        if self._exact is None:
+            self._exact = EncoderHolder(self.plan.exact())
+        return self._exact.load()
+
     def close(self) -> None:
         if self._encoder is not None:
             self._encoder.close()
             self._encoder = None
+        if self._exact is not None:
+            self._exact.close()
 
 
 @dataclass
@@ -76,7 +107,8 @@ class EncoderChoice:
     Attributes:
         weights: a weights root, a model's own folder or file, or `random`.
         fetch: download into the root what is not there; for weights that nobody named explicitly.
-        precision: `exact` or `fast`; width: `contract` or `native`; device: `auto`, `cpu` or `cuda`.
+        precision: `exact` or `fast`; width: `contract` or `native`; device: `auto`, `cpu`, `cuda`, `cuda:N`,
+            or several, separated by commas, to share the work: `cuda:0,cuda:1`.
     """
 
     weights: str | Path
@@ -84,6 +116,10 @@ class EncoderChoice:
     precision: str = "exact"
     width: str = "contract"
     device: str = "auto"
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.device.split(","))
 
     def plan(self, model: str) -> EncoderPlan:
         """The encoder of a model as far as it is known without loading it.
@@ -94,10 +130,12 @@ class EncoderChoice:
         """
         if not str(self.weights):
             raise SettingsError("No weights are named.", remedy="--weights DIR, or --weights random")
+        for device in self.devices:
+            check_device(device)
         can_fetch = self.fetch and str(self.weights) != RANDOM_WEIGHTS
         source = find_or_fetch(model, Path(self.weights)) if can_fetch else find_weights(model, self.weights)
         return plan_encoder(
-            model, weights=source, precision=self.precision, width=self.width, device=self.device
+            model, weights=source, precision=self.precision, width=self.width, device=self.devices[0]
         )
 
 
@@ -122,16 +160,116 @@ def process_split(
     *,
     options: ExtractionOptions | None = None,
     progress: Progress | None = None,
+    decoders: Decoders | None = None,
 ) -> SplitReport:
-    """Embed one split with one encoder (see `extract_split` for what is raised)."""
-    return extract_split(
-        open_or_prepare(dataset, split, paths),
+    """Embed one split with one encoder (see `extract_split` for what is raised).
+
+    What is computed in `fast` is compared with `exact` on a sample, by the run that commits it.
+    """
+    manifest = open_or_prepare(dataset, split, paths)
+    target = paths.embeddings_split(holder.plan.spec.name, dataset, split)
+    report = extract_split(
+        manifest,
         holder,
-        target=paths.embeddings_split(holder.plan.spec.name, dataset, split),
+        target=target,
         staging_root=paths.staging,
         options=options,
         progress=progress,
+        decoders=decoders,
     )
+    # What an earlier run has computed but not committed was never compared.
+    made = report.computed + report.resumed
+    if not made or holder.plan.precision == "exact":
+        return report
+    before = peak_bytes()
+    try:
+        exact = holder.exact()
+        fidelity = measure_fidelity(manifest, target, exact, made)
+    except (EmbeddingsError, MemoryError, OSError) as error:
+        # The split is committed, and right without it.
+        log.warning("%s: not compared with exact: %s", target, error)
+        return report
+    return replace(
+        report,
+        fidelity=fidelity,
+        peak_bytes=report.peak_bytes + peak_bytes() - before,
+        peak_device_bytes=max(report.peak_device_bytes, exact.peak_device_bytes()),
+    )
+
+
+@dataclass(frozen=True)
+class SplitRequest:
+    """One split to embed: which, from where to where, and how."""
+
+    model: str
+    dataset: str
+    split: str
+    paths: DataPaths
+    choice: EncoderChoice
+    options: ExtractionOptions
+
+    def as_dict(self) -> dict[str, Any]:
+        """The request as JSON, with absolute paths."""
+        paths = {name: str(path.absolute()) for name, path in vars(self.paths).items()}
+        weights = str(self.choice.weights)
+        if weights != RANDOM_WEIGHTS:
+            weights = str(Path(weights).absolute())
+        return {**asdict(self), "paths": paths, "choice": {**asdict(self.choice), "weights": weights}}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The request that `as_dict` gave."""
+        options = {**values["options"], "devices": tuple(values["options"]["devices"])}
+        fields = {
+            "paths": DataPaths(**{name: Path(path) for name, path in values["paths"].items()}),
+            "choice": EncoderChoice(**values["choice"]),
+            "options": ExtractionOptions(**options),
+        }
+        return cls(**{**values, **fields})
+
+
+class EncoderCache:
+    """What is worth keeping from one split to the next: encoders by model and choice, decoding processes.
+
+    Each is made when it is first wanted.
+    """
+
+    def __init__(self) -> None:
+        self._holders: dict[tuple[str, EncoderChoice], EncoderHolder] = {}
+        self._decoders: Decoders | None = None
+
+    def embed(self, request: SplitRequest, progress: Progress | None = None) -> SplitReport:
+        """Embed one split (see `process_split`)."""
+        self._decoders = self._decoders or Decoders()
+        return process_split(
+            self.holder(request.model, request.choice),
+            request.dataset,
+            request.split,
+            request.paths,
+            options=request.options,
+            progress=progress,
+            decoders=self._decoders,
+        )
+
+    def close(self) -> None:
+        """Free every loaded encoder and end the processes."""
+        for holder in self._holders.values():
+            holder.close()
+        self._holders.clear()
+        if self._decoders is not None:
+            self._decoders.close()
+            self._decoders = None
+
+    def holder(self, model: str, choice: EncoderChoice) -> EncoderHolder:
+        """The holder that is kept, unless the weights on disk are others by now."""
+        plan = choice.plan(model)
+        kept = self._holders.get((model, choice))
+        if kept is not None and kept.plan == plan:
+            return kept
+        if kept is not None:
+            kept.close()
+        holder = self._holders[model, choice] = EncoderHolder(plan)
+        return holder
 
 
 def commit_vectors(
@@ -159,44 +297,48 @@ def process_all(
     progress: ProgressFor | None = None,
 ) -> list[Outcome]:
     """Embed every combination; a model is loaded once, and an error stops only its own split."""
-    outcomes: list[Outcome] = []
-    for model in models:
-        mine = [Outcome(model, dataset, split) for dataset in datasets for split in splits]
-        outcomes += mine
-        try:
-            holder = EncoderHolder(choice.plan(model))
-        except EmbeddingsError as error:
-            for outcome in mine:
-                outcome.error = error
-            continue
-        for outcome in mine:
+    options = replace(options or ExtractionOptions(), devices=choice.devices)
+    with Decoders() as decoders:
+        return [
+            outcome
+            for model in models
+            for outcome in _process_model(
+                model, datasets, splits, paths, choice, decoders, options=options, progress=progress
+            )
+        ]
+
+
+def _process_model(
+    model: str,
+    datasets: Sequence[str],
+    splits: Sequence[str],
+    paths: DataPaths,
+    choice: EncoderChoice,
+    decoders: Decoders,
+    *,
+    options: ExtractionOptions | None,
+    progress: ProgressFor | None,
+) -> list[Outcome]:
+    outcomes = [Outcome(model, dataset, split) for dataset in datasets for split in splits]
+    try:
+        holder = EncoderHolder(choice.plan(model))
+    except EmbeddingsError as error:
+        for outcome in outcomes:
+            outcome.error = error
+        return outcomes
+    with contextlib.closing(holder):
+        for outcome in outcomes:
             callback = progress(model, outcome.dataset, outcome.split) if progress else None
             try:
                 outcome.report = process_split(
-                    holder, outcome.dataset, outcome.split, paths, options=options, progress=callback
+                    holder,
+                    outcome.dataset,
+                    outcome.split,
+                    paths,
+                    options=options,
+                    progress=callback,
+                    decoders=decoders,
                 )
             except EmbeddingsError as error:
                 outcome.error = error
-        holder.close()
     return outcomes
-
-
-def names_of(kind: str, value: str | None) -> list[str]:
-    """The catalog names that `value` stands for; `all` and None stand for every one.
-
-    Args:
-        kind: `model`, `dataset` or `split`.
-
-    Raises:
-        UnknownNameError: no such model, dataset or split.
-    """
-    known: dict[str, tuple[list[str], Callable[[str], Any]]] = {
-        "model": ([model.name for model in MODELS], get_model),
-        "dataset": ([dataset.name for dataset in DATASETS], get_dataset),
-        "split": (list(SPLITS), get_split),
-    }
-    every, lookup = known[kind]
-    if value is None or value == "all":
-        return every
-    lookup(value)
-    return [value]

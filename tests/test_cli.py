@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -155,17 +157,31 @@ def test_a_setting_outside_its_list_is_refused(tmp_path: Path, variable: str, va
     assert f"{variable} is '{value}'" in result.stderr
 
 
+def half_a_png() -> bytes:
+    """A PNG of 48 x 36 pixels whose compressed data ends half way, with right checksums all over."""
+    data = zlib.compress(os.urandom(36 * (48 * 3 + 1)))
+    header = struct.pack(">2I5B", 48, 36, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", data[: len(data) // 2]), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+
+
 def test_a_corrupt_image_is_named_and_one_among_many_is_a_ledger_row(project: Path) -> None:
     paths = DataPaths.from_root(project / "data")
     image = next(paths.processed_split(DATASET, "train").glob("*/*.jpg"))
-    image.write_bytes(image.read_bytes()[:-150])
-    assert command(project, "prepare", "--dataset", DATASET).returncode == 0  # its header is whole
+    image.write_bytes(half_a_png())
+    assert command(project, "prepare", "--dataset", DATASET).returncode == 0  # every chunk of it is sound
+    refused = command(project, "prepare", "--dataset", DATASET, "--decode")
+    assert refused.returncode == 1
+    assert image.name in refused.stderr
     before = snapshot(paths.embeddings)
     extract = ("extract", "--model", "CLIP", "--dataset", DATASET, "--split", "train", "--weights", "random")
     refused = command(project, *extract)
     assert refused.returncode == 1
     assert image.name in refused.stderr
-    assert "truncated" in refused.stderr
+    assert "corrupt" in refused.stderr
     assert snapshot(paths.embeddings_split("CLIP", DATASET, "train")) == {
         name.removeprefix(f"CLIP/{DATASET}/train/"): data
         for name, data in before.items()
@@ -221,7 +237,7 @@ def test_doctor_says_what_is_there_and_how_to_get_the_rest(project: Path) -> Non
     by_item = {line["item"]: line for line in lines}
     assert by_item[DATASET]["state"] == "ready"
     assert by_item["NABirds"]["state"] == "missing"
-    assert "nabirds" in by_item["NABirds"]["remedy"]
+    assert by_item["NABirds"]["remedy"].startswith('embeddings-assets datasets fetch "NABirds" --archives')
     assert by_item["Franca"]["remedy"] == 'embeddings-assets weights fetch "Franca"'
     shown = command(project, "doctor")
     assert shown.returncode == 0
