@@ -1,13 +1,31 @@
-"""Fixtures shared by every test file: reference material where it is present."""
+"""Reference material where it is present, and how the suite is spread over cores."""
 
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Before torch is imported: the test processes have a core each, and more threads only fight.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file's tests run in one process, as they share what they built; those of the web UI in the same."""
+
+    def group_of(item: pytest.Item) -> str:
+        return "ui" if item.get_closest_marker("browser") else item.path.stem
+
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    # The longest first, so that no process has it before it while the others are done.
+    items.sort(key=lambda item: group_of(item) != "ui")
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +43,8 @@ def parity_kit(shared: Path) -> Path:
     script = shared / "parity" / "make_weights.py"
     folder = Path(tempfile.gettempdir()) / "embeddings-assets-parity-kit"
     done = folder / "complete"
-    if not done.is_file():
-        subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
-        done.write_text("all tensors as expected\n")
+    with FileLock(f"{folder}.lock"):
+        if not done.is_file():
+            subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+            done.write_text("all tensors as expected\n")
     return folder

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from decoding_processes import children
 from image_tree import CLASSES, DATASET, write_tree
 from PIL import Image
 from stub_encoder import ODD_SIZE, StubEncoder, pixels, pixels_or_crash
-from test_extraction_faults import ROWS, SHARD, children, content, copied, images, run, wait_for
+from test_extraction_faults import ROWS, SHARD, content, copied, images, run, wait_for
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.settings import DataPaths
+
+pytest_plugins = ("decoding_processes",)
 
 LONG = 60.0  # seconds; well below the two minutes after which an image counts as stuck
 
@@ -69,13 +72,16 @@ def make_odd(paths: DataPaths, *rows: int) -> list[Path]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
 def test_a_decoding_process_that_is_ended_or_stopped_is_replaced(
-    number: signal.Signals, paths: DataPaths, undisturbed: dict[str, bytes]
+    number: signal.Signals,
+    paths: DataPaths,
+    undisturbed: dict[str, bytes],
+    decoding: Callable[[], list[int]],
 ) -> None:
     hit: list[int] = []
 
     def hit_once(done: int, total: int) -> None:
         if done >= total // 3 and not hit:
-            hit.extend(children())
+            hit.extend(decoding())
             for pid in hit:
                 os.kill(pid, number)
 
@@ -84,7 +90,7 @@ def test_a_decoding_process_that_is_ended_or_stopped_is_replaced(
     assert len(hit) == 2
     assert report.ledger == {}
     assert content(paths) == undisturbed
-    assert not children()
+    assert not decoding()
 
 
 def test_an_image_that_crashes_its_decoder_is_one_ledger_row(paths: DataPaths) -> None:
@@ -94,7 +100,9 @@ def test_an_image_that_crashes_its_decoder_is_one_ledger_row(paths: DataPaths) -
     assert odd.is_file()
 
 
-def test_an_image_that_holds_its_decoder_up_is_named_at_once(paths: DataPaths, tmp_path: Path) -> None:
+def test_an_image_that_holds_its_decoder_up_is_named_at_once(
+    paths: DataPaths, tmp_path: Path, decoding: Callable[[], list[int]]
+) -> None:
     (odd,) = make_odd(paths, 70)
     hanging = Slow(tmp_path / "log")
     with Decoders(timeout=2.0) as decoders:
@@ -102,12 +110,12 @@ def test_an_image_that_holds_its_decoder_up_is_named_at_once(paths: DataPaths, t
             run(paths, StubEncoder(preprocessing=hanging), decoders=decoders, workers=2)
         assert str(odd) in str(stuck.value)
         assert hanging.log.stat().st_size == 1, "waited for more than once"
-        assert not children()
+        assert not decoding()
         # Of the 70 images before it; the batch just before was still on its way.
         assert len(list(paths.staging.rglob("shard-*"))) == 3
         report = run(paths, decoders=decoders)
     assert report.resumed == 3 * SHARD
-    assert not children()
+    assert not decoding()
 
 
 def test_images_that_are_slow_one_after_the_other_hold_nothing_up(paths: DataPaths, tmp_path: Path) -> None:
@@ -137,15 +145,15 @@ def test_control_c_does_not_wait_for_an_image_that_hangs(paths: DataPaths, tmp_p
     command = [sys.executable, "-c", _INTERRUPTED, tests, str(paths.processed.parent), str(log)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for(log.exists)
-        decoding = children(process.pid)
-        assert len(decoding) == 2
+        workers = children(process.pid)
+        assert len(workers) == 2
         process.send_signal(signal.SIGINT)
         try:
             _, said = process.communicate(timeout=LONG)
         finally:
             process.kill()
     assert "KeyboardInterrupt" in said
-    assert not [pid for pid in decoding if Path(f"/proc/{pid}").exists()]
+    assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
 
 
 _POISONED = """

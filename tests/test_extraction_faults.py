@@ -27,6 +27,8 @@ from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import part_files
 from embeddings_assets.store.verify import verify_split
 
+pytest_plugins = ("decoding_processes",)
+
 ROWS = 180
 SHARD = 16  # twelve shards
 BATCH = 8
@@ -115,14 +117,6 @@ def wait_for(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
-
-
-def children(pid: int | str = "self") -> list[int]:
-    """Decoding processes that a process, by default this one, has started and that still run."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if b"extraction.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 _LIMITED = """
@@ -260,9 +254,9 @@ def test_memory_too_short_for_one_image_is_an_error(paths: DataPaths) -> None:
         run(paths, StubEncoder(most_images=0))
 
 
-def test_a_run_leaves_no_process_and_no_thread(paths: DataPaths) -> None:
+def test_a_run_leaves_no_process_and_no_thread(paths: DataPaths, decoding: Callable[[], list[int]]) -> None:
     before = threading.active_count()
     run(paths)
-    assert not children()
+    assert not decoding()
     assert threading.active_count() == before
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0

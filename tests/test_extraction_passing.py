@@ -15,7 +15,7 @@ import pytest
 from image_tree import CLASSES, DATASET, write_image, write_tree
 from PIL import Image
 from stub_encoder import ODD_SIZE, StubEncoder, pixels_or_crash
-from test_extraction_faults import children, content, copied, folder, run
+from test_extraction_faults import content, copied, folder, run
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError, ImageError
@@ -23,6 +23,8 @@ from embeddings_assets.images import decode_image
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_matrix
+
+pytest_plugins = ("decoding_processes",)
 
 ROWS = 90
 SHARD = 16  # of batches of eight; the last shard has ten rows
@@ -158,10 +160,10 @@ def test_files_of_the_same_content_keep_their_own_vectors(paths: DataPaths) -> N
 
 
 def test_a_worker_without_free_handles_blames_no_image(
-    paths: DataPaths, undisturbed: dict[str, bytes]
+    paths: DataPaths, undisturbed: dict[str, bytes], decoding: Callable[[], list[int]]
 ) -> None:
     def take_handles(done: int, total: int) -> None:
-        for pid in children() if done >= total // 3 else []:
+        for pid in decoding() if done >= total // 3 else []:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0))
 
     with pytest.raises(EmbeddingsError, match=r"\.jpg: cannot be read now \(Too many open files\)"):
