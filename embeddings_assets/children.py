@@ -21,10 +21,9 @@ from embeddings_assets.errors import EmbeddingsError
 
 READY = "ready"
 
-# A file cannot be blamed for other ends, such as a kill for want of memory elsewhere.
-_CRASHES = frozenset(
-    -number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
-)
+# A file cannot be blamed for other ends, such as a kill for want of memory, or SIGBUS: no file is mapped, but
+# the memory is that pixels are written to.
+_CRASHES = frozenset(-number for number in (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE))
 _SECONDS_TO_START = 120.0  # of a machine that is busy
 _ATTEMPTS_TO_START = 3  # of a process that is killed meanwhile
 _SECONDS_TO_END = 5.0  # then a process that cannot even be killed is left to the system

@@ -1,4 +1,4 @@
-"""How near the vectors of the `fast` profile are to those of `exact`, on a sample of a committed split."""
+"""How near the vectors of the `fast` profile are to those of `exact`, on a sample of a split."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -36,13 +36,14 @@ def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed:
     since it was embedded is left out, with a warning.
 
     Args:
-        folder: the committed split, made from `manifest` in another profile.
+        folder: the files of the split, made from `manifest` in another profile.
         exact: the same model with the same weights, in `exact`.
         computed: how many rows were computed for this commit.
 
     Returns:
         None where no image of the sample is left to compare.
     """
+    split = f"{exact.plan.spec.name} {manifest.dataset}/{manifest.split}"
     rows = sum(pq.read_metadata(path).num_rows for path in part_files(folder))
     count = min(SAMPLE, rows, max(LEAST_SAMPLE, computed // _ROWS_PER_SAMPLED_ROW))
     seed = int(manifest.fingerprint[-16:], 16)
@@ -58,7 +59,7 @@ def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed:
         except ImageError as error:
             log.warning("%s: not compared with exact: %s", path, error)
     if not fast:
-        log.warning("%s: nothing of it is compared with exact", folder)
+        log.warning("%s: nothing of it is compared with exact", split)
         return None
     batches = [np.stack(pixels[first : first + _BATCH]) for first in range(0, len(pixels), _BATCH)]
     reference = np.concatenate([exact.encode(batch) for batch in batches]).astype(np.float64)
@@ -68,7 +69,7 @@ def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed:
         log.warning(
             "%s: the fast vectors are further from exact than %g: cosine %.5f at least, %.5f on average, "
             "over %d sampled rows; use --precision exact",
-            *(folder, LEAST_COSINE, found.minimum, found.mean, found.sample),
+            *(split, LEAST_COSINE, found.minimum, found.mean, found.sample),
         )
     return found
 

@@ -28,8 +28,7 @@ from embeddings_assets.encoders.weights import find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.engine import extract_split, store_vectors
-from embeddings_assets.extraction.memory import peak_bytes
-from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
+from embeddings_assets.extraction.report import ExtractionOptions, Fidelity, Progress, SplitReport
 from embeddings_assets.extraction.worker import ToPixels
 from embeddings_assets.fidelity import measure_fidelity
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths
@@ -164,37 +163,35 @@ def process_split(
 ) -> SplitReport:
     """Embed one split with one encoder (see `extract_split` for what is raised).
 
-    What is computed in `fast` is compared with `exact` on a sample, by the run that commits it.
+    What is computed in `fast` is compared with `exact` on a sample before it is committed.
     """
     manifest = open_or_prepare(dataset, split, paths)
-    target = paths.embeddings_split(holder.plan.spec.name, dataset, split)
+    fidelity: Fidelity | None = None
+    device_bytes = 0
+
+    def compare(folder: Path, made: int) -> None:
+        nonlocal fidelity, device_bytes
+        try:
+            exact = holder.exact()
+            fidelity = measure_fidelity(manifest, folder, exact, made)
+            device_bytes = exact.peak_device_bytes()
+        except (EmbeddingsError, MemoryError, OSError) as error:
+            # The vectors are right without it.
+            name = f"{holder.plan.spec.name} {dataset}/{split}"
+            log.warning("%s: not compared with exact: %s", name, error)
+
     report = extract_split(
         manifest,
         holder,
-        target=target,
+        target=paths.embeddings_split(holder.plan.spec.name, dataset, split),
         staging_root=paths.staging,
         options=options,
         progress=progress,
         decoders=decoders,
+        before_commit=None if holder.plan.precision == "exact" else compare,
     )
-    # What an earlier run has computed but not committed was never compared.
-    made = report.computed + report.resumed
-    if not made or holder.plan.precision == "exact":
-        return report
-    before = peak_bytes()
-    try:
-        exact = holder.exact()
-        fidelity = measure_fidelity(manifest, target, exact, made)
-    except (EmbeddingsError, MemoryError, OSError) as error:
-        # The split is committed, and right without it.
-        log.warning("%s: not compared with exact: %s", target, error)
-        return report
-    return replace(
-        report,
-        fidelity=fidelity,
-        peak_bytes=report.peak_bytes + peak_bytes() - before,
-        peak_device_bytes=max(report.peak_device_bytes, exact.peak_device_bytes()),
-    )
+    device_bytes = max(report.peak_device_bytes, device_bytes)
+    return replace(report, fidelity=fidelity, peak_device_bytes=device_bytes)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from decoding_processes import children
 from filelock import FileLock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -48,3 +50,10 @@ def parity_kit(shared: Path) -> Path:
             subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
             done.write_text("all tensors as expected\n")
     return folder
+
+
+@pytest.fixture
+def decoding() -> Callable[[], list[int]]:
+    """The decoding processes of this test that still run; fixtures of the session may keep others."""
+    others = set(children())
+    return lambda: [pid for pid in children() if pid not in others]

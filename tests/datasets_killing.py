@@ -25,6 +25,14 @@ def seconds_of(step: Step, *arguments: Any) -> float:
     return seconds
 
 
+def ends(step: Step, *arguments: Any) -> bool:
+    """Whether the step comes to its end in a process of its own."""
+    process, told = _start(step, arguments)
+    ended = _has_ended(told)
+    process.join()
+    return ended
+
+
 def ten_kills(seconds: float, step: Step, *arguments: Any) -> Iterator[bool]:
     """Run the step until ten of the runs were killed inside it, at random moments of `seconds`.
 

@@ -32,8 +32,8 @@ def many(files: list[str]) -> list[str]:
     return (files * MANY)[:MANY]
 
 
-def inspect_images(files: Sequence[str], workers: int) -> Generator[Looked, None, None]:
-    with contextlib.closing(Inspector(len(files), workers)) as inspector:
+def inspect_images(files: Sequence[str], workers: int, **options: float) -> Generator[Looked, None, None]:
+    with contextlib.closing(Inspector(len(files), workers, **options)) as inspector:  # type: ignore[arg-type]
         yield from inspector.inspect(files)
 
 
@@ -97,6 +97,24 @@ def test_a_reader_that_is_ended_between_files_is_replaced(many: list[str], numbe
     assert found == expected
 
 
+def test_a_reader_that_is_stopped_is_replaced(many: list[str]) -> None:
+    expected = list(inspect_images(many, 1))
+    found = []
+    for index, facts in enumerate(inspect_images(many, 2, timeout=1.0)):
+        found.append(facts)
+        if index == 100:
+            for pid in child_readers():
+                os.kill(pid, signal.SIGSTOP)
+    assert found == expected
+    assert not child_readers()
+
+
+def test_a_file_that_is_not_read_in_time_is_named(many: list[str]) -> None:
+    with pytest.raises(EmbeddingsError, match=r"\.jpg: not read after 1e-06 seconds"):
+        list(inspect_images(many, 2, timeout=1e-6))
+    assert not child_readers()
+
+
 def test_a_pipe_without_a_writer_does_not_hang_a_dataset(tmp_path: Path) -> None:
     """Only regular files are read."""
     pipe = tmp_path / "pipe.jpg"
@@ -142,7 +160,7 @@ def test_few_files_are_spread_over_all_workers(files: list[str], monkeypatch: py
 @pytest.mark.parametrize(("workers", "processes"), [(10_000, 16), (3, 3)])
 def test_no_more_processes_than_pay(monkeypatch: pytest.MonkeyPatch, workers: int, processes: int) -> None:
     started: list[object] = []
-    monkeypatch.setattr(inspection, "_Reader", lambda decode: started.append(decode))
+    monkeypatch.setattr(inspection, "_Reader", lambda *options: started.append(options))
     monkeypatch.setattr(Inspector, "close", lambda self: None)
     Inspector(1024, workers)
     assert len(started) == processes

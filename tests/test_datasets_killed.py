@@ -1,16 +1,20 @@
 """`prepare` killed with SIGKILL at any moment: the next run ends with the files of an undisturbed one."""
 
+import itertools
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from datasets_killing import seconds_of, ten_kills
+from datasets_killing import ends, seconds_of, ten_kills
 from datasets_support import CopyRaw
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.seen import SEEN_NAME
+from embeddings_assets.datasets.splits import HoldOut
 from embeddings_assets.datasets.synthetic import write_synthetic
 from embeddings_assets.settings import DataPaths
 
@@ -18,6 +22,7 @@ pytest_plugins = ("datasets_fixtures",)
 
 CUB = "CUB-200-2011"
 COPIES = 27
+OTHER = HoldOut(share=0.3, seed=7)
 PREPARE = (
     "import sys, time; from pathlib import Path\n"
     "from embeddings_assets.datasets.processed import prepare_dataset\n"
@@ -75,8 +80,51 @@ def test_killed_at_ten_moments(large: Path, tmp_path: Path) -> None:
         for path, content in files_of(killed).items():
             if ".tmp" not in path:
                 assert content == expected[path], "a file that has its name is whole"
-    prepare_dataset(CUB, killed)
-    assert files_of(killed) == expected
+        shutil.copytree(roots[1], tmp_path / "next", symlinks=True)
+        prepare_dataset(CUB, DataPaths.from_root(tmp_path / "next"))
+        assert files_of(DataPaths.from_root(tmp_path / "next")) == expected
+        shutil.rmtree(tmp_path / "next")
+
+
+RENAMES = 7  # a ledger and a manifest for each split, and the memory of times
+
+
+def prepare_until(root: Path, rename: int, done: bool) -> None:
+    """Prepare anew under another option; die just before or just after so many renames."""
+    replace, count = Path.replace, 0
+
+    def replace_or_die(path: Path, target: Path) -> Path:
+        nonlocal count
+        count += 1
+        if (count, done) == (rename, False):
+            os.kill(os.getpid(), signal.SIGKILL)
+        moved = replace(path, target)
+        if count == rename:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return moved
+
+    Path.replace = replace_or_die  # type: ignore[method-assign]
+    prepare_dataset(CUB, DataPaths.from_root(root), hold_out=OTHER)
+
+
+def test_killed_at_every_rename_where_other_manifests_stand(copy_raw: CopyRaw, tmp_path: Path) -> None:
+    raw = copy_raw(CUB).parent
+    standing, wanted = DataPaths.from_root(tmp_path / "standing"), DataPaths.from_root(tmp_path / "wanted")
+    for paths, rule in ((standing, HoldOut()), (wanted, OTHER)):
+        paths.raw.parent.mkdir()
+        paths.raw.symlink_to(raw)
+        prepare_dataset(CUB, paths, hold_out=rule)
+    before, after = files_of(standing), files_of(wanted)
+    for rename, done in itertools.product(range(1, RENAMES + 1), (False, True)):
+        killed = DataPaths.from_root(tmp_path / f"killed-{rename}-{done}")
+        shutil.copytree(standing.raw.parent, killed.raw.parent, symlinks=True)
+        assert not ends(prepare_until, killed.raw.parent, rename, done), "there are fewer renames"
+        found = {path: content for path, content in files_of(killed).items() if ".tmp" not in path}
+        assert all(content in (before[path], after[path]) for path, content in found.items())
+        assert sum(content == after[path] for path, content in found.items()) >= min(rename - 1, len(after))
+        prepare_dataset(CUB, killed, hold_out=OTHER)
+        assert files_of(killed) == after, (rename, done)
+    assert ends(prepare_until, killed.raw.parent, RENAMES + 1, False)
 
 
 def test_two_at_once_end_with_the_files_of_one(copy_raw: CopyRaw, paths: DataPaths, tmp_path: Path) -> None:

@@ -44,6 +44,34 @@ def test_what_torch_raises_becomes_a_memory_error_and_the_encoder_goes_on() -> N
     assert "(64, 512) True" in ended.stdout
 
 
+_LIMITED_LOAD = """
+import resource
+import torch
+from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
+import embeddings_assets.encoders.encoder
+
+plan = EncoderChoice(weights="random").plan("CLIP")
+size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + 200 * 2**20, resource.RLIM_INFINITY))
+try:
+    EncoderHolder(plan).load()
+except EmbeddingsError as error:
+    print("said:", error)
+"""
+
+
+def test_weights_that_do_not_fit_are_told() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _LIMITED_LOAD],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+    )
+    assert "said: There is not enough memory for the weights of CLIP" in ended.stdout
+
+
 @pytest.mark.parametrize(
     "error",
     [

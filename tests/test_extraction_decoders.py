@@ -14,15 +14,13 @@ import pytest
 from decoding_processes import children
 from image_tree import CLASSES, DATASET, write_tree
 from PIL import Image
-from stub_encoder import ODD_SIZE, StubEncoder, pixels, pixels_or_crash
+from stub_encoder import ODD_SIZE, StubEncoder, pixels, pixels_or_bus_error, pixels_or_crash
 from test_extraction_faults import ROWS, SHARD, content, copied, images, run, wait_for
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.settings import DataPaths
-
-pytest_plugins = ("decoding_processes",)
 
 LONG = 60.0  # seconds; well below the two minutes after which an image counts as stuck
 
@@ -98,6 +96,13 @@ def test_an_image_that_crashes_its_decoder_is_one_ledger_row(paths: DataPaths) -
     report = run(paths, StubEncoder(preprocessing=pixels_or_crash))
     assert (report.rows, report.ledger) == (ROWS - 1, {"corrupt": 1})
     assert odd.is_file()
+
+
+def test_memory_that_cannot_be_had_for_pixels_blames_no_image(paths: DataPaths) -> None:
+    (odd,) = make_odd(paths, 70)
+    with pytest.raises(EmbeddingsError, match=r"ended from outside \(SIGBUS\)") as short:
+        run(paths, StubEncoder(preprocessing=pixels_or_bus_error))
+    assert str(odd) in str(short.value)
 
 
 def test_an_image_that_holds_its_decoder_up_is_named_at_once(

@@ -27,8 +27,6 @@ from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import part_files
 from embeddings_assets.store.verify import verify_split
 
-pytest_plugins = ("decoding_processes",)
-
 ROWS = 180
 SHARD = 16  # twelve shards
 BATCH = 8

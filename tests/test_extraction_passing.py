@@ -24,8 +24,6 @@ from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_matrix
 
-pytest_plugins = ("decoding_processes",)
-
 ROWS = 90
 SHARD = 16  # of batches of eight; the last shard has ten rows
 BATCH = 8

@@ -130,6 +130,23 @@ def test_what_an_earlier_run_has_computed_is_compared_when_it_is_committed(mine:
     assert report.fidelity.sample == LEAST_SAMPLE
 
 
+def test_a_run_that_is_stopped_while_it_compares_is_gone_on_with(
+    mine: DataPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(holder: StubHolder) -> StubEncoder:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StubHolder, "exact", stop)
+        with pytest.raises(KeyboardInterrupt):
+            embed(mine, "test")
+    target = mine.embeddings_split("CLIP", DATASET, "test")
+    assert not target.exists(), "a split that stands was compared"
+    report = embed(mine, "test")
+    assert (report.computed, report.resumed) == (0, report.rows)
+    assert report.fidelity is not None
+
+
 def test_rows_of_the_ledger_are_no_part_of_the_sample(mine: DataPaths) -> None:
     rows = images(mine, "test")
     for path in rows[2:]:

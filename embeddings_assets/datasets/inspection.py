@@ -18,9 +18,11 @@ from embeddings_assets.errors import EmbeddingsError, ImageError, Reason
 _LEAST_FILES_FOR_PROCESSES = 1024
 _LEAST_FILES_PER_PROCESS = 64
 _FILES_PER_REQUEST = 128
+_FILES_TO_DECODE_PER_REQUEST = 16
 # Enough to keep every worker busy while the consumer is behind; never more requests than this are in flight.
 _REQUESTS_PER_WORKER = 3
 _MOST_WORKERS = 64
+_SECONDS_PER_FILE = 120.0  # as long as an image may take to decode when it is embedded
 
 
 class Inspector:
@@ -32,12 +34,21 @@ class Inspector:
         expected: about how many files there will be.
         workers: files looked at at once, 64 at most; by default one for each core.
         decode: decode the pixels of every file (see `inspect_image`).
+        timeout: seconds that a process may take for one file; those of a request that takes longer are asked
+            for one by one.
 
     Raises:
         EmbeddingsError: the system cannot start a process.
     """
 
-    def __init__(self, expected: int, workers: int | None = None, *, decode: bool = False) -> None:
+    def __init__(
+        self,
+        expected: int,
+        workers: int | None = None,
+        *,
+        decode: bool = False,
+        timeout: float = _SECONDS_PER_FILE,
+    ) -> None:
         self._workers = min(workers or default_workers(_MOST_WORKERS), _MOST_WORKERS)
         self._decode = decode
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
@@ -47,7 +58,7 @@ class Inspector:
             with contextlib.ExitStack() as on_error:
                 on_error.callback(self.close)
                 for _ in range(self._workers):
-                    self._readers.append(_Reader(decode))
+                    self._readers.append(_Reader(decode, timeout))
                     self._idle.put(self._readers[-1])
                 on_error.pop_all()
 
@@ -55,13 +66,14 @@ class Inspector:
         """What is found in each file, in the order given. To stop before the end ends the processes.
 
         Raises:
-            EmbeddingsError: the machine cannot read a file now, or a reading process cannot be started or is
-                ended by something other than a file.
+            EmbeddingsError: the machine cannot read a file now, or not in time, or a reading process cannot
+                be started or is ended by something other than a file.
         """
         pending: deque[Future[list[Looked]]] = deque()
         answer = self._ask_a_reader if self._readers else self._look
         most = self._workers * _REQUESTS_PER_WORKER
-        at_once = max(1, min(_FILES_PER_REQUEST, len(files) // most))  # few files: some for every worker
+        limit = _FILES_TO_DECODE_PER_REQUEST if self._decode else _FILES_PER_REQUEST
+        at_once = max(1, min(limit, len(files) // most))  # few files: some for every worker
         with ThreadPoolExecutor(self._workers, thread_name_prefix="inspect") as pool:
             try:
                 for start in range(0, len(files), at_once):
@@ -97,9 +109,10 @@ class Inspector:
 
 
 class _Reader:
-    """One reading process, started again when a file ends it."""
+    """One reading process, started again when a file ends it or holds it up."""
 
-    def __init__(self, decode: bool) -> None:
+    def __init__(self, decode: bool, timeout: float) -> None:
+        self._timeout = timeout
         self.child = Child(
             "from embeddings_assets.datasets.reader import serve\n"
             f"serve(requests, answers, decode={decode!r})"
@@ -107,7 +120,15 @@ class _Reader:
 
     def ask(self, paths: Sequence[str]) -> list[Looked]:
         """What the process finds, in the order of `paths`."""
-        reply = self.child.ask(list(paths))
+        try:
+            reply = self.child.ask(list(paths), self._timeout)
+        except TimeoutError:
+            if len(paths) == 1:
+                raise EmbeddingsError(
+                    f"{paths[0]}: not read after {self._timeout:g} seconds.",
+                    remedy="look at the disk or network it lies on, or remove the file; then run again",
+                ) from None
+            reply = None
         if reply is not None:
             return list(unpacked(reply))
         if len(paths) > 1:

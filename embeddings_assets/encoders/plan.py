@@ -17,7 +17,7 @@ from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource, find_weights
-from embeddings_assets.errors import SettingsError
+from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.settings import PRECISIONS
 
 if TYPE_CHECKING:
@@ -91,10 +91,18 @@ class EncoderPlan:
         Raises:
             SettingsError: the device is a GPU that is not there.
             WeightsError: the weights do not load or are of another architecture.
+            EmbeddingsError: memory is short.
         """
-        from embeddings_assets.encoders.encoder import Encoder
+        from embeddings_assets.encoders.encoder import Encoder, memory_errors
 
-        return Encoder(self)
+        try:
+            with memory_errors():
+                return Encoder(self)
+        except MemoryError as error:
+            raise EmbeddingsError(
+                f"There is not enough memory for the weights of {self.spec.name} ({error}).",
+                remedy="free memory on the device, or use another: --device cpu",
+            ) from error
 
     def _libraries(self) -> dict[str, str]:
         names = ("torch", "Pillow", "numpy", *family_of(self.spec).LIBRARIES)

@@ -70,10 +70,8 @@ def changed_fields(
     return changed
 
 
-def commit_shards(
-    manifest: Manifest, shards: ShardPlan, footer: Mapping[str, Any], staging: Path, target: Path
-) -> None:
-    """Assemble the staged shards into part files and swap them into place.
+def assemble_shards(manifest: Manifest, shards: ShardPlan, footer: Mapping[str, Any], staging: Path) -> Path:
+    """The folder of a whole split, part files and ledger, made of the staged shards.
 
     Raises:
         BadImagesError: not one image could be used.
@@ -101,7 +99,7 @@ def commit_shards(
             # Of the slice nothing is kept: it holds a whole row group.
             writer.append(manifest.slice(start, stop, CARRIED_COLUMNS).take(local), shard.vectors)
         writer.finish(ledger)
-    swap_into_place(assembled, target, staging)
+    return assembled
 
 
 def commit_vectors(

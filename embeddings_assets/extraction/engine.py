@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from embeddings_assets.children import default_workers
 from embeddings_assets.errors import BadImagesError, SplitBusyError
-from embeddings_assets.extraction.commit import changed_fields, commit_shards, commit_vectors, split_footer
+from embeddings_assets.extraction.commit import assemble_shards, changed_fields, commit_vectors, split_footer
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.devices import fill_on_devices
 from embeddings_assets.extraction.filling import StageClock
@@ -32,9 +33,12 @@ from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
 from embeddings_assets.store.reading import load_ledger, read_split_footer, split_bytes, split_sha256
 from embeddings_assets.store.schema import BOUNDING_BOX
-from embeddings_assets.store.staging import locked_staging
+from embeddings_assets.store.staging import locked_staging, swap_into_place
 
 log = logging.getLogger(__name__)
+
+BeforeCommit = Callable[[Path, int], None]
+"""Called with the folder of a finished split that is not visible yet, and the rows that were embedded."""
 
 _MOST_WORKERS = 16
 # Of a footer, what alone is no reason to compute again: the versions of libraries, and what the manifest's
@@ -52,6 +56,7 @@ def extract_split(
     options: ExtractionOptions | None = None,
     progress: Progress | None = None,
     decoders: Decoders | None = None,
+    before_commit: BeforeCommit | None = None,
 ) -> SplitReport:
     """Embed every image of a manifest into `target`, resuming and reusing what it can.
 
@@ -60,13 +65,16 @@ def extract_split(
     keeps the last bits of the batch it was embedded in; by the size of batches these differ by up to 1e-6.
 
     The split is that of `manifest`, even if another takes its place during the run; a later run then embeds
-    what differs.
+    what differs. (Of several devices, one that opens the manifest only after that raises StoreError.)
 
     Args:
         source: asked for its device and weights only when at least one image must be embedded.
         target: the split's folder; replaced in one rename, or left as it is on any error.
         staging_root: `.staging`, on the same file system as `target`.
         decoders: decoding processes to use, which stay; by default some are started if needed, and ended.
+        before_commit: called with the folder of the finished split before it becomes visible, and with how
+            many of its rows were embedded by this run or by the one it goes on from, if any were. What it
+            raises prevents the commit; what is staged stays.
 
     Raises:
         StoreError: the split that stands was made with another recipe and `options.replace` is off, or
@@ -120,12 +128,18 @@ def extract_split(
             filled = job.filler(source, decoders, most_bad, clock, tell).fill()
         while_filling = peak_bytes()
         with clock.stage("write"):
-            commit_shards(manifest, shards, footer, staging, target)
+            assembled = assemble_shards(manifest, shards, footer, staging)
+        embedded = filled.computed + filled.resumed
+        if before_commit is not None and embedded:
+            with clock.stage("check"):
+                before_commit(assembled, embedded)
+        with clock.stage("write"):
+            swap_into_place(assembled, target, staging)
             _empty(staging)
         filled = replace(filled, peak_bytes=filled.peak_bytes + peak_bytes() - while_filling)
     if manifest.is_superseded:
         log.warning("%s: was written anew during this run; run again for what differs", manifest.path)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started - clock.seconds("check")
     return _report(
         manifest,
         target,

@@ -49,6 +49,9 @@ class StageClock:
         for name, value in seconds.items():
             self._seconds[name] += value * share
 
+    def seconds(self, stage: str) -> float:
+        return self._seconds[stage]
+
     def seconds_of(self, total: float) -> dict[str, float]:
         """Seconds per stage, and `other` for what is left of `total`."""
         stages = {name: self._seconds[name] for name in ("load", "decode", "forward", "write")}

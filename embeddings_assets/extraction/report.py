@@ -70,8 +70,8 @@ class SplitReport:
             taken from staged shards of an earlier run that was cut off. Zero each when unchanged.
         ledger: images without a row, by reason.
         changed_fields: recipe fields in which the replaced split differed.
-        seconds: wall time; stage_seconds: its parts `load`, `decode`, `forward`, `write`, `other`
-            (time the driving thread spent on each, or waited for it).
+        seconds: wall time, without that of `before_commit`; stage_seconds: its parts `load`, `decode`,
+            `forward`, `write`, `other` (time the driving thread spent on each, or waited for it).
         bytes, raw_bytes: size on disk, and rows x width x 4.
         sha256: digest of the committed files.
         footer: the committed footer.
