@@ -1,6 +1,7 @@
 """Preprocessing: equal to torchvision's transforms for every size and mode, nearly so in `fast`."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torchvision import transforms
 from embeddings_assets.encoders import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.errors import ImageError, Reason
+from embeddings_assets.images import decode_image
 
 BICUBIC, BILINEAR = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.BILINEAR
 RECIPES = {"CLIP": clip.RECIPE, "DINOv2": dinov2.RECIPE, "Franca": franca.RECIPE, "SigLIPv2": siglip2.RECIPE}
@@ -72,6 +74,23 @@ def test_a_strip_that_would_fill_the_memory_is_refused(model: str) -> None:
             apply(strip)
         assert caught.value.reason is Reason.OVERSIZED
         assert "1 x 30000" in caught.value.detail
+
+
+@pytest.mark.parametrize("model", RECIPES)
+def test_every_tricky_file_that_decodes_gives_the_published_pixels(model: str, shared: Path) -> None:
+    compared = 0
+    for path in sorted((shared / "data" / "tricky").rglob("*")):
+        if not path.is_file() or path.suffix == ".md":
+            continue
+        try:
+            image = decode_image(path)
+        except ImageError:
+            continue
+        published = np.asarray(PUBLISHED[model](image))
+        np.testing.assert_array_equal(RECIPES[model].pixels(image), published, err_msg=path.name)
+        assert RECIPES[model].pixels_fast(image).shape == (224, 224, 3), path.name
+        compared += 1
+    assert compared > 80
 
 
 def test_the_caller_keeps_its_image() -> None:
