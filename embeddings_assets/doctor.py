@@ -14,6 +14,7 @@ from embeddings_assets.datasets.sources import find_source
 from embeddings_assets.datasets.status import RawStatus, raw_status
 from embeddings_assets.encoders.inventory import list_weights
 from embeddings_assets.errors import EmbeddingsError, RawDataError, StoreError
+from embeddings_assets.extraction.memory import host_memory
 from embeddings_assets.settings import RANDOM_WEIGHTS, Settings
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.schema import MANIFEST_NAME
@@ -134,10 +135,9 @@ def _weights(settings: Settings) -> list[Line]:
 
 
 def _machine(settings: Settings, absent: list[DatasetSpec]) -> list[Line]:
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return [
         _disk(settings, absent),
-        Line("machine", "memory", "note", f"{memory / 1e9:.0f} GB, {os.cpu_count()} cores"),
+        Line("machine", "memory", "note", f"{host_memory() / 1e9:.0f} GB, {os.cpu_count()} cores"),
         Line("machine", "device", "note", _device()),
     ]
 
