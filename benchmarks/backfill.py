@@ -38,7 +38,7 @@ from embeddings_assets.graph.demo_data import DEMO_DATASETS, write_demo_data
 from embeddings_assets.settings import Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-STAGES = ("decode", "forward", "write", "load", "other")
+STAGES = ("decode", "forward", "write", "load", "compare", "other")
 USEFUL = ("decode", "forward", "write")
 ASSETS = [dg.AssetKey("processed_images"), *(dg.AssetKey(["embeddings", model.name]) for model in MODELS)]
 LAUNCH = """mutation($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {

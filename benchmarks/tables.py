@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-STAGES = ("load", "decode", "forward", "write", "other")
+STAGES = ("load", "decode", "forward", "write", "compare", "other")
 
 
 def show(results: Sequence[dict[str, Any]]) -> None:
@@ -51,7 +51,7 @@ def _show_costs(results: Sequence[dict[str, Any]]) -> None:
     rows = []
     for found in results:
         run, resume = found["rounds"][0]["end_to_end"], found["resume"]
-        cells = [f"{found['medians']['stage_shares'][stage]:.1%}" for stage in STAGES]
+        cells = [f"{found['medians']['stage_shares'].get(stage, 0.0):.1%}" for stage in STAGES]
         cells += [f"{run['size_vs_raw']:.2f}", f"{run['peak_gb']:.2f}", f"{run['peak_device_gb']:.2f}"]
         cells += [f"{found['unchanged']['share']:.2%}", f"{found['one_percent']['share']:.2%}"]
         cells += (

@@ -1,5 +1,6 @@
 """How near the vectors of the `fast` profile are to those of `exact`, on a sample of a split."""
 
+import contextlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from embeddings_assets.children import default_workers
 from embeddings_assets.encoders.encoder import Encoder
-from embeddings_assets.errors import ImageError
+from embeddings_assets.extraction.decoding import Decoders, ImageTask
 from embeddings_assets.extraction.report import Fidelity
-from embeddings_assets.extraction.worker import decode
 from embeddings_assets.store.files import open_parquet
 from embeddings_assets.store.manifest import Crop, Manifest
 from embeddings_assets.store.reading import part_files, vectors_of
@@ -29,7 +30,9 @@ _BATCH = 8
 _IDENTITY = ("image_id", "image_path", "sha256")
 
 
-def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed: int) -> Fidelity | None:
+def measure_fidelity(
+    manifest: Manifest, folder: Path, exact: Encoder, computed: int, decoders: Decoders
+) -> Fidelity | None:
     """Embed a sample again and compare; logs a warning where the profile's promise is broken.
 
     The sample depends on the manifest and on the number of rows alone. An image that has changed or vanished
@@ -42,6 +45,10 @@ def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed:
 
     Returns:
         None where no image of the sample is left to compare.
+
+    Raises:
+        EmbeddingsError: a file holds its decoder up, or the machine cannot read it now.
+        MemoryError: there is too little for a batch of eight.
     """
     split = f"{exact.plan.spec.name} {manifest.dataset}/{manifest.split}"
     rows = sum(pq.read_metadata(path).num_rows for path in part_files(folder))
@@ -50,20 +57,24 @@ def measure_fidelity(manifest: Manifest, folder: Path, exact: Encoder, computed:
     chosen = np.sort(np.random.default_rng(seed).choice(rows, count, replace=False))
     sample = list(_stored_rows(folder, chosen))
     crops = _crops(manifest, [image_id for image_id, *_ in sample])
-    pixels, fast = [], []
-    for image_id, image_path, sha256, vector in sample:
-        try:
-            path = manifest.resolve(image_path)
-            pixels.append(decode(path, sha256, crops.get(image_id), exact.pixels))
-            fast.append(vector)
-        except ImageError as error:
-            log.warning("%s: not compared with exact: %s", path, error)
+    tasks = [
+        ImageTask(number, manifest.resolve(image_path), sha256, crops.get(image_id))
+        for number, (image_id, image_path, sha256, _) in enumerate(sample)
+    ]
+    batches = ((0, tasks[first : first + _BATCH]) for first in range(0, len(tasks), _BATCH))
+    reference, fast = [], []
+    decoded = decoders.batches(batches, exact.plan.to_pixels(), default_workers(_BATCH))
+    with contextlib.closing(decoded):
+        for batch in decoded:
+            for number, error in batch.failures:
+                log.warning("%s: not compared with exact: %s", tasks[number].path, error)
+            if batch.pixels is not None:
+                reference.append(exact.encode(batch.pixels).astype(np.float64))
+                fast += [sample[number][-1] for number in batch.positions]
     if not fast:
         log.warning("%s: nothing of it is compared with exact", split)
         return None
-    batches = [np.stack(pixels[first : first + _BATCH]) for first in range(0, len(pixels), _BATCH)]
-    reference = np.concatenate([exact.encode(batch) for batch in batches]).astype(np.float64)
-    cosines = np.sum(reference * np.stack(fast), axis=1)
+    cosines = np.sum(np.concatenate(reference) * np.stack(fast), axis=1)
     found = Fidelity(sample=len(cosines), minimum=float(cosines.min()), mean=float(cosines.mean()))
     if found.minimum < LEAST_COSINE:
         log.warning(

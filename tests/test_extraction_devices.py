@@ -81,6 +81,21 @@ def test_a_device_that_dies_is_an_error_and_the_next_run_goes_on(
     assert content(paths) == undisturbed
 
 
+def test_what_is_staged_counts_for_the_policy(paths: DataPaths) -> None:
+    for path in images(paths)[:3]:
+        path.unlink()
+
+    def stop_at_the_end(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(paths, devices=TWO, max_bad_share=0.5, progress=stop_at_the_end)
+    with pytest.raises(BadImagesError, match="3 images cannot be used so far; at most 0"):
+        run(paths, devices=TWO, strict=True)
+    assert not folder(paths).exists()
+
+
 def test_a_device_that_hangs_is_an_error(paths: DataPaths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "SECONDS_OF_SILENCE", 10.0)
     stopped: list[int] = []

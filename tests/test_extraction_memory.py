@@ -50,13 +50,14 @@ import numpy as np
 import pyarrow as pa
 from image_tree import DATASET
 from stub_encoder import StubEncoder
-from embeddings_assets.extraction.commit import commit_shards, split_footer
+from embeddings_assets.extraction.commit import assemble_shards, split_footer
 from embeddings_assets.extraction.memory import peak_bytes, reset_peak
 from embeddings_assets.extraction.planning import ShardPlan
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import write_manifest
 from embeddings_assets.store.schema import LEDGER_SCHEMA, MANIFEST_SCHEMA
 from embeddings_assets.store.shards import Shard, write_shard
+from embeddings_assets.store.staging import swap_into_place
 
 root, rows = Path(sys.argv[1]), int(sys.argv[2])
 digests = pa.array([f"{row:064x}" for row in range(rows)])
@@ -84,7 +85,9 @@ pa.set_cpu_count(2)
 pa.default_memory_pool().release_unused()
 reset_peak()
 before = peak_bytes()
-commit_shards(manifest, shards, footer, root, root / "CLIP" / DATASET / "train")
+swap_into_place(
+    assemble_shards(manifest, shards, footer, root), root / "CLIP" / DATASET / "train", root
+)
 print(peak_bytes() - before)
 """
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from image_tree import CLASSES, DATASET, write_tree
-from PIL import Image
-from stub_encoder import StubEncoder, pixels
+from stub_encoder import StubEncoder
 
 from embeddings_assets.catalog import get_model
 from embeddings_assets.errors import StoreError, WeightsError
+from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.memory import peak_bytes
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
 from embeddings_assets.fidelity import LEAST_SAMPLE, SAMPLE, measure_fidelity
@@ -42,13 +42,10 @@ class StubHolder(StubEncoder):
 
     def __init__(self) -> None:
         super().__init__(precision="fast")
-        self.plan = SimpleNamespace(spec=get_model("CLIP"), precision="fast")
+        self.plan = SimpleNamespace(spec=get_model("CLIP"), precision="fast", to_pixels=self.to_pixels)
 
     def exact(self) -> "StubHolder":
         return self
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
-        return pixels(image)
 
 
 def embed(paths: DataPaths, split: str, progress: Progress | None = None, **options: float) -> SplitReport:
@@ -100,11 +97,12 @@ def test_vectors_that_are_far_from_exact_are_a_warning(
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     commit_vectors(vectors, manifest, exact.plan, paths)
     where = paths.embeddings_split("CLIP", DATASET, "test")
-    found = measure_fidelity(manifest, where, exact.load(), manifest.rows)
+    with Decoders() as decoders:
+        found = measure_fidelity(manifest, where, exact.load(), manifest.rows, decoders)
+        # Of much that was computed more is sampled, but not more than there is.
+        more = measure_fidelity(manifest, where, exact.load(), 32 * SAMPLE, decoders)
     assert found is not None
     assert found.sample == LEAST_SAMPLE
-    # Of much that was computed more is sampled, but not more than there is.
-    more = measure_fidelity(manifest, where, exact.load(), 32 * SAMPLE)
     assert more is not None
     assert more.sample == manifest.rows
     assert found.minimum < 0.5
@@ -177,7 +175,10 @@ def test_images_that_go_before_the_comparison_are_left_out(
         assert caplog.text.count("not compared with exact: missing") == LEAST_SAMPLE
 
 
-@pytest.mark.parametrize("error", [MemoryError("no memory"), OSError("no disk"), WeightsError("no weights")])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError("no memory"), OSError("no disk"), WeightsError("no weights"), RuntimeError("no device")],
+)
 def test_what_stops_the_comparison_does_not_undo_the_split(
     error: Exception, mine: DataPaths, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,8 +147,15 @@ class Encoder:
             )
         return vectors
 
+    def reset_peak(self) -> None:
+        """Let `peak_device_bytes` count from now."""
+        import torch
+
+        if self._copies is not None:
+            torch.cuda.reset_peak_memory_stats(self.device)
+
     def peak_device_bytes(self) -> int:
-        """The most GPU memory that torch has held since the encoder was loaded; 0 on a CPU."""
+        """The most GPU memory that torch has held since `reset_peak`; 0 on a CPU."""
         import torch
 
         return 0 if self._copies is None else torch.cuda.max_memory_allocated(self.device)

@@ -117,6 +117,7 @@ class _Coordinator:
                 self._resumed += len(shard.positions)
                 self._bad_resumed += shard.ledger.num_rows
         self._tell()
+        check_bad(self._job.manifest, [], self._bad_resumed, self._most_bad)
         size = max(1, min(_MOST_SHARDS, len(missing) // (len(self._parts) * _REQUESTS_PER_DEVICE)))
         for first in range(0, len(missing), size):
             self._requests.put(missing[first : first + size])

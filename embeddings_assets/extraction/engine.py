@@ -33,7 +33,7 @@ from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
 from embeddings_assets.store.reading import load_ledger, read_split_footer, split_bytes, split_sha256
 from embeddings_assets.store.schema import BOUNDING_BOX
-from embeddings_assets.store.staging import locked_staging, swap_into_place
+from embeddings_assets.store.staging import REPLACED, locked_staging, swap_into_place
 
 log = logging.getLogger(__name__)
 
@@ -102,8 +102,9 @@ def extract_split(
         # Again: taking the lock may have brought back a split that a crash had set aside.
         standing = standing_footer(target, replace=options.replace)
         changed = changed_fields(standing, footer, target, replace=options.replace)
-        shards = ShardPlan.create(staging, manifest, footer["recipe_fingerprint"], options.shard_rows)
-        _empty(staging, keep=shards.folder)
+        made_by = [footer["recipe_fingerprint"], footer["libraries"]]
+        shards = ShardPlan.create(staging, manifest, made_by, options.shard_rows)
+        _empty(staging, keep=shards.folder)  # shards of another recipe, manifest or size, and assemblies
         shards.folder.mkdir(exist_ok=True)
         # Under a box for each image, the digest of a file does not tell which part of it was embedded.
         boxed = manifest.crop == BOUNDING_BOX
@@ -131,7 +132,7 @@ def extract_split(
             assembled = assemble_shards(manifest, shards, footer, staging)
         embedded = filled.computed + filled.resumed
         if before_commit is not None and embedded:
-            with clock.stage("check"):
+            with clock.stage("compare"):
                 before_commit(assembled, embedded)
         with clock.stage("write"):
             swap_into_place(assembled, target, staging)
@@ -139,7 +140,7 @@ def extract_split(
         filled = replace(filled, peak_bytes=filled.peak_bytes + peak_bytes() - while_filling)
     if manifest.is_superseded:
         log.warning("%s: was written anew during this run; run again for what differs", manifest.path)
-    seconds = time.perf_counter() - started - clock.seconds("check")
+    seconds = time.perf_counter() - started
     return _report(
         manifest,
         target,
@@ -166,7 +167,7 @@ def _remove_leftovers(staging: Path, staging_root: Path, target: Path) -> None:
 
 
 def _empty(staging: Path, keep: Path | None = None) -> None:
-    """Delete what is staged, but for one plan: shards of another recipe, manifest or size, and assemblies."""
+    """Delete what is staged, but for one folder."""
     for entry in staging.iterdir():
         if entry == keep:
             continue
@@ -202,7 +203,7 @@ def store_vectors(
             _empty(staging)
             commit_vectors(manifest, vectors, footer, staging, target)
         finally:
-            _empty(staging)
+            _empty(staging, keep=staging / REPLACED)
     return _report(
         manifest,
         target,

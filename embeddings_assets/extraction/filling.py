@@ -25,6 +25,8 @@ from embeddings_assets.store.manifest import Manifest
 from embeddings_assets.store.schema import LEDGER_SCHEMA
 from embeddings_assets.store.shards import Shard, write_shard
 
+_STAGES = ("load", "decode", "forward", "write")
+
 
 class StageClock:
     """Adds up the time the driving thread spends in each stage; an inner stage pauses the outer one."""
@@ -49,12 +51,10 @@ class StageClock:
         for name, value in seconds.items():
             self._seconds[name] += value * share
 
-    def seconds(self, stage: str) -> float:
-        return self._seconds[stage]
-
     def seconds_of(self, total: float) -> dict[str, float]:
-        """Seconds per stage, and `other` for what is left of `total`."""
-        stages = {name: self._seconds[name] for name in ("load", "decode", "forward", "write")}
+        """Seconds per stage, and `other` for what is left of `total`; `compare` only where it took place."""
+        names = [*_STAGES, *(name for name in ("compare",) if name in self._seconds)]
+        stages = {name: self._seconds[name] for name in names}
         return {**stages, "other": max(0.0, total - sum(stages.values()))}
 
 

@@ -1,6 +1,7 @@
 """What a split still needs: its shards, which of them are staged, which rows can be reused."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +31,13 @@ class ShardPlan:
 
     @classmethod
     def create(
-        cls, staging: Path, manifest: Manifest, recipe_fingerprint: str, shard_rows: int
+        cls, staging: Path, manifest: Manifest, made_by: Sequence[object], shard_rows: int
     ) -> "ShardPlan":
-        key = digest([recipe_fingerprint, manifest.fingerprint, shard_rows])[:16]
+        """
+        Args:
+            made_by: what else the bytes of a vector depend on, as JSON: the recipe and the libraries.
+        """
+        key = digest([*made_by, manifest.fingerprint, shard_rows])[:16]
         return cls(staging / key, manifest, shard_rows)
 
     @property

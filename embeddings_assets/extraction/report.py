@@ -70,8 +70,8 @@ class SplitReport:
             taken from staged shards of an earlier run that was cut off. Zero each when unchanged.
         ledger: images without a row, by reason.
         changed_fields: recipe fields in which the replaced split differed.
-        seconds: wall time, without that of `before_commit`; stage_seconds: its parts `load`, `decode`,
-            `forward`, `write`, `other` (time the driving thread spent on each, or waited for it).
+        seconds: wall time; stage_seconds: its parts `load`, `decode`, `forward`, `write`, in `fast` `compare`
+            (with `exact`), and `other` (time the driving thread spent on each, or waited for it).
         bytes, raw_bytes: size on disk, and rows x width x 4.
         sha256: digest of the committed files.
         footer: the committed footer.
@@ -121,8 +121,9 @@ class SplitReport:
 
     @property
     def images_per_second(self) -> float:
-        """Images embedded per second, the loading of weights left out; 0 where none was embedded."""
-        working = self.seconds - self.stage_seconds.get("load", 0.0)
+        """Images embedded per second; 0 where none was. Without loading weights and comparing profiles."""
+        apart = sum(self.stage_seconds.get(stage, 0.0) for stage in ("load", "compare"))
+        working = self.seconds - apart
         return self.computed / working if self.computed else 0.0
 
     @property

@@ -23,7 +23,10 @@ from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _RENAME_SWAP = 2  # macOS, sys/stdio.h
-_REPLACED = "replaced"
+REPLACED = "replaced"
+"""In a staging folder: the split that is about to be replaced, where two folders cannot be exchanged."""
+
+_WRITABLE = "make the output folder writable, or choose another with --output-dir"
 _ATTEMPTS = 20  # at a folder that other runs keep removing at their end
 
 
@@ -45,13 +48,12 @@ def locked_staging(staging: Path, root: Path, target: Path) -> Iterator[None]:
     with contextlib.ExitStack() as leaving:
         leaving.callback(os.close, _acquire(staging))
         leaving.callback(_remove_empty, staging, root)
-        _require_one_disk(staging, target)
+        _require_place(staging, target)
         _recover(staging, target)
         yield
 
 
 def _acquire(staging: Path) -> int:
-    remedy = "make the output folder writable, or choose another with --output-dir"
     for _ in range(_ATTEMPTS):
         try:
             staging.mkdir(parents=True, exist_ok=True)
@@ -59,7 +61,7 @@ def _acquire(staging: Path) -> int:
         except FileNotFoundError:
             continue  # another run has just removed the folder at its end
         except OSError as error:
-            raise StoreError(f"{staging}: cannot be created ({error.strerror}).", remedy=remedy) from error
+            raise StoreError(f"{staging}: cannot be created ({error.strerror}).", remedy=_WRITABLE) from error
         with contextlib.ExitStack() as otherwise:
             otherwise.callback(os.close, handle)
             try:
@@ -72,7 +74,7 @@ def _acquire(staging: Path) -> int:
                 if os.path.samestat(os.fstat(handle), staging.stat()):
                     otherwise.pop_all()
                     return handle
-    raise StoreError(f"{staging}: cannot be created.", remedy=remedy)
+    raise StoreError(f"{staging}: cannot be created.", remedy=_WRITABLE)
 
 
 def _remove_empty(folder: Path, root: Path) -> None:
@@ -85,9 +87,7 @@ def _remove_empty(folder: Path, root: Path) -> None:
             return
         try:
             path.rmdir()
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                raise
+        except OSError:  # not empty, gone already, or not ours to remove
             return
 
 
@@ -106,18 +106,25 @@ def swap_into_place(staged: Path, target: Path, staging: Path) -> None:
     else:
         refuse_foreign_files(target)
         if not _exchange(staged, target):
-            aside = staging / _REPLACED
-            target.rename(aside)
-            staged.rename(target)
+            aside = staging / REPLACED
+            try:
+                target.rename(aside)
+                staged.rename(target)
+            except BaseException:
+                _recover(staging, target)
+                raise
             staged = aside
         sync_folder(target.parent)
         shutil.rmtree(staged)
     sync_folder(target.parent)
 
 
-def _require_one_disk(staging: Path, target: Path) -> None:
+def _require_place(staging: Path, target: Path) -> None:
     """Refuse before any work what the last rename could not do."""
     existing = next(folder for folder in target.absolute().parents if folder.exists())
+    effective = os.access in os.supports_effective_ids
+    if not os.access(existing, os.W_OK | os.X_OK, effective_ids=effective):
+        raise StoreError(f"{existing}: cannot be written.", remedy=_WRITABLE)
     if existing.stat().st_dev != staging.stat().st_dev:
         raise StoreError(
             f"{existing} and {staging} lie on different disks; a split is moved between them in one rename.",
@@ -159,7 +166,7 @@ def _is_ours(entry: Path) -> bool:
 
 
 def _recover(staging: Path, target: Path) -> None:
-    aside = staging / _REPLACED
+    aside = staging / REPLACED
     if not aside.exists():
         return
     if target.exists():
