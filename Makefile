@@ -38,7 +38,7 @@ test: setup  ## the whole test suite
 
 bench: setup  ## speed and memory against the machine's ceilings (BENCH="--images DIR --count 2000")
 	$(BIN)/python benchmarks/engine.py $(BENCH) --json bench.json
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/memory.py --json bench-memory.json
 
 lint: setup  ## ruff (lint, format) and mypy
 	$(BIN)/ruff check .

@@ -63,9 +63,11 @@ class Bench:
         reference = exact.encode(pixels_of(exact, self.files[:COMPARED]))
         return rivals_of(exact), reference
 
-    def end_to_end(self, decoders: Decoders) -> dict[str, Any]:
+    def end_to_end(self) -> dict[str, Any]:
+        """A first run; the start of its decoding processes counts."""
         self.forget()
-        return self.run(decoders)
+        with Decoders() as decoders:
+            return self.run(decoders)
 
     def forget(self) -> None:
         shutil.rmtree(self.paths.embeddings, ignore_errors=True)

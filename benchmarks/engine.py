@@ -57,7 +57,7 @@ def measure(options: argparse.Namespace, model: str, precision: str, paths: Data
         )
         for _ in range(options.rounds):
             before = forward_rate(bench.holder.load(), bench.pixels, seconds)
-            ours = bench.end_to_end(decoders)
+            ours = bench.end_to_end()
             bare = (before + forward_rate(bench.holder.load(), bench.pixels, seconds)) / 2
             if not rivals:  # only now, so that the first round's peak of memory is the engine's own
                 rivals, reference = bench.rivals_and_reference()
