@@ -149,11 +149,11 @@ def test_few_files_are_spread_over_all_workers(files: list[str], monkeypatch: py
     """Six threads must meet before the first of them goes on."""
     together = threading.Barrier(6, timeout=60)
 
-    def look(path: str, decode: bool) -> Looked:
+    def glance(path: str) -> Looked:
         together.wait()
         return Looked(inspect_image(path), None)
 
-    monkeypatch.setattr(inspection, "look", look)
+    monkeypatch.setattr(inspection, "glance", glance)
     assert sum(1 for _ in inspect_images(files[:12], 6)) == 12
 
 
@@ -172,11 +172,11 @@ def test_no_more_processes_than_pay(monkeypatch: pytest.MonkeyPatch, workers: in
 def test_no_more_threads_than_can_be_of_use(files: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     most = 0
 
-    def look(path: str, decode: bool) -> Looked:
+    def glance(path: str) -> Looked:
         nonlocal most
         most = max(most, sum(thread.name.startswith("inspect") for thread in threading.enumerate()))
         return Looked(inspect_image(path), None)
 
-    monkeypatch.setattr(inspection, "look", look)
+    monkeypatch.setattr(inspection, "glance", glance)
     assert sum(1 for _ in inspect_images((files * 40)[:1000], 10_000)) == 1000
     assert most <= 64

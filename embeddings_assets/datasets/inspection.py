@@ -1,22 +1,25 @@
 """Hash and look at many image files at once, in order, with bounded memory.
 
-A few files are looked at by threads. Many are given to processes, because reading a header holds the
-interpreter lock; and there a file that brings its reader down is named instead of ending the whole.
+Whatever needs a decoder is looked at in processes: there a file that brings its reader down is named instead
+of ending the whole. Headers of JPEG and PNG need none; a few of them are read by threads, many by processes
+too, because reading them holds the interpreter lock.
 """
 
 import contextlib
 import queue
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from embeddings_assets.children import Child, close_all, default_workers
-from embeddings_assets.datasets.reader import Looked, look, unpacked
+from embeddings_assets.datasets.reader import Looked, glance, unpacked
+from embeddings_assets.datasets.stamps import stamp_of
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason
 
 # Below this, starting processes (0.1 s each) costs more than they save.
 _LEAST_FILES_FOR_PROCESSES = 1024
 _LEAST_FILES_PER_PROCESS = 64
+_LEAST_FILES_TO_DECODE_PER_PROCESS = 16
 _FILES_PER_REQUEST = 128
 _FILES_TO_DECODE_PER_REQUEST = 16
 # Enough to keep every worker busy while the consumer is behind; never more requests than this are in flight.
@@ -24,11 +27,13 @@ _REQUESTS_PER_WORKER = 3
 _MOST_WORKERS = 64
 _SECONDS_PER_FILE = 120.0  # as long as an image may take to decode when it is embedded
 
+_Answer = Callable[[Sequence[str]], Sequence[Looked | None]]
+
 
 class Inspector:
     """Looks at image files with as many threads or processes as pay.
 
-    Processes start at once, so that they are ready by the time the files are known.
+    Where many files are expected, processes start at once, to be ready by the time the files are known.
 
     Args:
         expected: about how many files there will be.
@@ -51,16 +56,11 @@ class Inspector:
     ) -> None:
         self._workers = min(workers or default_workers(_MOST_WORKERS), _MOST_WORKERS)
         self._decode = decode
+        self._timeout = timeout
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         self._readers: list[_Reader] = []
-        if expected >= _LEAST_FILES_FOR_PROCESSES and self._workers > 1:
-            self._workers = min(self._workers, expected // _LEAST_FILES_PER_PROCESS)
-            with contextlib.ExitStack() as on_error:
-                on_error.callback(self.close)
-                for _ in range(self._workers):
-                    self._readers.append(_Reader(decode, timeout))
-                    self._idle.put(self._readers[-1])
-                on_error.pop_all()
+        if expected >= _LEAST_FILES_FOR_PROCESSES:
+            self._start_readers(expected)
 
     def inspect(self, files: Sequence[str]) -> Generator[Looked, None, None]:
         """What is found in each file, in the order given. To stop before the end ends the processes.
@@ -69,19 +69,23 @@ class Inspector:
             EmbeddingsError: the machine cannot read a file now, or not in time, or a reading process cannot
                 be started or is ended by something other than a file.
         """
-        pending: deque[Future[list[Looked]]] = deque()
-        answer = self._ask_a_reader if self._readers else self._look
-        most = self._workers * _REQUESTS_PER_WORKER
+        if not self._readers and (self._decode or len(files) >= _LEAST_FILES_FOR_PROCESSES):
+            self._start_readers(len(files))
+        pending: deque[tuple[Sequence[str], Future[Sequence[Looked | None]]]] = deque()
+        answer: _Answer = self._ask_a_reader if self._readers else _glances
+        workers = len(self._readers) or self._workers
+        most = workers * _REQUESTS_PER_WORKER
         limit = _FILES_TO_DECODE_PER_REQUEST if self._decode else _FILES_PER_REQUEST
         at_once = max(1, min(limit, len(files) // most))  # few files: some for every worker
-        with ThreadPoolExecutor(self._workers, thread_name_prefix="inspect") as pool:
+        with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
             try:
                 for start in range(0, len(files), at_once):
-                    pending.append(pool.submit(answer, files[start : start + at_once]))
+                    paths = files[start : start + at_once]
+                    pending.append((paths, pool.submit(answer, paths)))
                     if len(pending) >= most:
-                        yield from pending.popleft().result()
+                        yield from self._completed(*pending.popleft())
                 while pending:
-                    yield from pending.popleft().result()
+                    yield from self._completed(*pending.popleft())
             except BaseException:
                 for reader in self._readers:
                     reader.child.kill()  # so that nothing waits for a file that hangs
@@ -97,8 +101,27 @@ class Inspector:
         """End the processes."""
         close_all([reader.child for reader in self._readers])
 
-    def _look(self, paths: Sequence[str]) -> list[Looked]:
-        return [look(path, self._decode) for path in paths]
+    def _start_readers(self, files: int) -> None:
+        """Start as many processes as pay for so many files, at least one."""
+        least = _LEAST_FILES_TO_DECODE_PER_PROCESS if self._decode else _LEAST_FILES_PER_PROCESS
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(self.close)
+            for _ in range(max(1, min(self._workers, files // least))):
+                self._readers.append(_Reader(self._decode, self._timeout))
+                self._idle.put(self._readers[-1])
+            on_error.pop_all()
+
+    def _completed(
+        self, paths: Sequence[str], answer: Future[Sequence[Looked | None]]
+    ) -> Generator[Looked, None, None]:
+        """An answer, once a process has looked at what threads have left."""
+        found = answer.result()
+        left = [path for path, looked in zip(paths, found, strict=True) if looked is None]
+        if left and not self._readers:
+            self._start_readers(1)
+        others = iter(self._ask_a_reader(left) if left else ())
+        for looked in found:
+            yield next(others) if looked is None else looked
 
     def _ask_a_reader(self, paths: Sequence[str]) -> list[Looked]:
         reader = self._idle.get()
@@ -106,6 +129,10 @@ class Inspector:
             return reader.ask(paths)
         finally:
             self._idle.put(reader)
+
+
+def _glances(paths: Sequence[str]) -> list[Looked | None]:
+    return [glance(path) for path in paths]
 
 
 class _Reader:
@@ -120,6 +147,7 @@ class _Reader:
 
     def ask(self, paths: Sequence[str]) -> list[Looked]:
         """What the process finds, in the order of `paths`."""
+        stamp = stamp_of(paths[0])
         try:
             reply = self.child.ask(list(paths), self._timeout)
         except TimeoutError:
@@ -141,4 +169,4 @@ class _Reader:
                 remedy="if memory was short, use fewer --workers; then run the same command again",
             )
         self.child.restart()
-        return [Looked(ImageError(Reason.CORRUPT, f"crashes its reader ({end})"), None)]
+        return [Looked(ImageError(Reason.CORRUPT, f"crashes its reader ({end})"), stamp)]

@@ -113,7 +113,7 @@ def prepare_dataset(
             return [replace(standing[split], seconds=seconds) for split in wanted]
         seen = SeenFiles(place, folder) if reread else SeenFiles.load(place, folder)
         listing = source.read()
-        expected = len(listing.records) - len(seen)
+        expected = len(listing.records) - seen.count(decoded=decode)
         inspector = leaving.enter_context(contextlib.closing(Inspector(expected, workers, decode=decode)))
         options = manifest_options(listing.records, hold_out, crop)
         crop_of = cropper(crop, source, listing)

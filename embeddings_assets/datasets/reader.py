@@ -11,7 +11,7 @@ from typing import IO, Any, NamedTuple
 from embeddings_assets.children import READY
 from embeddings_assets.datasets.stamps import Stamp, stamp_of
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason, packed_error, unpacked_error
-from embeddings_assets.images import ImageFacts, inspect_image
+from embeddings_assets.images import ImageFacts, inspect_header, inspect_image
 
 
 class Looked(NamedTuple):
@@ -32,6 +32,20 @@ def look(path: str, decode: bool) -> Looked:
         return Looked(inspect_image(path, decode=decode), stamp)
     except ImageError as error:
         return Looked(error, stamp)
+
+
+def glance(path: str) -> Looked | None:
+    """Look at one file as far as no decoder is needed; None if one is (see `inspect_header`).
+
+    Raises:
+        EmbeddingsError: the machine cannot read it now.
+    """
+    stamp = stamp_of(path)
+    try:
+        facts = inspect_header(path)
+    except ImageError as error:
+        return Looked(error, stamp)
+    return None if facts is None else Looked(facts, stamp)
 
 
 def serve(requests: IO[str], replies: IO[str], *, decode: bool) -> None:

@@ -79,8 +79,9 @@ class SeenFiles:
         seen._sights = {path: sight for path, sight in seen._kept() if sight is not None}
         return seen
 
-    def __len__(self) -> int:
-        return len(self._sights)
+    def count(self, *, decoded: bool) -> int:
+        """How many files `find` knows, if none has changed."""
+        return sum(_tells(sight, decoded) for sight in self._sights.values())
 
     def find(self, path: str, file: str, *, decoded: bool) -> ImageFacts | ImageError | None:
         """What a look at a file would find, if it has not changed; None if it must be read.
@@ -90,10 +91,7 @@ class SeenFiles:
             decoded: whether the look would decode it. What decodes also opens, so only errors depend on it.
         """
         sight = self._sights.get(path)
-        if sight is None or sight.stamp != stamp_of(file):
-            return None
-        opens_too = sight.decoded and isinstance(sight.found, ImageFacts)
-        if sight.decoded != decoded and not opens_too:
+        if sight is None or not _tells(sight, decoded) or sight.stamp != stamp_of(file):
             return None
         return sight.found
 
@@ -172,6 +170,11 @@ class SeenFiles:
         for values in zip(*(column.to_pylist() for column in table.columns), strict=True):
             row = dict(zip(_SCHEMA.names, values, strict=True))
             yield row["path"], _sight(row)
+
+
+def _tells(sight: Sight, decoded: bool) -> bool:
+    """Whether a look, which would decode the file or not, would find the same."""
+    return sight.decoded == decoded or (sight.decoded and isinstance(sight.found, ImageFacts))
 
 
 def _sight(row: Mapping[str, Any]) -> Sight | None:
