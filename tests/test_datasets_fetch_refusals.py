@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fetch_support import Behaviour, publish, serving, spec_of, tree_of
+from fetch_support import FLOWERS, Behaviour, publish, serving, spec_of, tree_of
 
 from embeddings_assets.catalog import DatasetSpec
 from embeddings_assets.datasets.fetch import fetch_published
+from embeddings_assets.datasets.synthetic import MARKER, remove_synthetic, write_synthetic
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import DataPaths
 
@@ -50,6 +51,31 @@ def test_what_file_managers_leave_in_an_empty_folder_does_not_stand_in_the_way(
     with serving(Behaviour(published)) as address:
         assert fetch_published(spec_of(published, address), paths).status == "fetched"
     assert tree_of(folder) == tree_of(made / "made" / "flowers-102")
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["demo", "cut down"])
+def test_other_lists_than_the_published_ones_are_not_the_dataset(
+    published: Path, paths: DataPaths, drawn: bool
+) -> None:
+    """What the demo has drawn, or somebody has cut down, is complete in itself."""
+    folder = write_synthetic(paths.raw, FLOWERS, classes=3, train_per_class=4, test_per_class=2)
+    if not drawn:
+        (folder / MARKER).unlink()
+    before = tree_of(folder)
+    behaviour = Behaviour(published)
+    with serving(behaviour) as address:
+        with pytest.raises(RawDataError, match=r"train 6 instead of 10.* not overwritten") as refusal:
+            fetch_published(spec_of(published, address), paths)
+        assert tree_of(folder) == before
+        assert not behaviour.asked
+        assert ("drawn data of the demo" in refusal.value.problem) == drawn
+        remedy = str(refusal.value.remedy)
+        if not drawn:
+            assert "move it away" in remedy
+            return
+        assert "embeddings-assets demo --remove" in remedy
+        remove_synthetic(paths.raw, FLOWERS)
+        assert fetch_published(spec_of(published, address), paths).status == "fetched"
 
 
 @pytest.mark.parametrize("kind", ["hidden file", "hidden folder", "file", "link", "dangling link"])

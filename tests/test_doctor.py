@@ -45,6 +45,8 @@ def test_present_partial_wrong_and_missing(copy_raw: CopyRaw, paths: DataPaths, 
     assert "file_list.mat" in lines[DOGS].found
     assert f'datasets fetch "{DOGS}"' in lines[DOGS].remedy
     assert lines[NABIRDS].remedy.startswith(f'embeddings-assets datasets fetch "{NABIRDS}" --archives DIR')
+    assert "drawn data of the demo" in lines[CUB].found
+    assert "train 30 instead of 5,994" in lines[CUB].found
     assert "0 of 3 splits prepared" in lines[CUB].found
     assert lines[CUB].remedy == f'embeddings-assets prepare --dataset "{CUB}"'
 

@@ -19,6 +19,7 @@ from embeddings_assets.datasets.download import Progress, download, file_digest,
 from embeddings_assets.datasets.parsing import listed
 from embeddings_assets.datasets.sources import LAYOUTS
 from embeddings_assets.datasets.status import raw_status
+from embeddings_assets.datasets.synthetic import is_synthetic
 from embeddings_assets.datasets.unpack import unpack
 from embeddings_assets.errors import RawDataError, SplitBusyError
 from embeddings_assets.settings import DataPaths
@@ -129,14 +130,21 @@ def _stands(spec: DatasetSpec, paths: DataPaths, folder: Path) -> bool:
     """
     if not folder.is_dir() or not any(child.name[0] != "." for child in folder.iterdir()):
         return False
-    status = raw_status(spec.name, paths, folder)
-    if status.state == "present":
+    status = raw_status(spec.name, paths, folder, official=spec.counts)
+    if status.state == "present" and status.problem is None:
         return True
+    remedy = "move it away and fetch again"
+    if is_synthetic(folder):
+        remedy = (
+            "delete the demo's data and fetch again: embeddings-assets demo --remove (or make demo-clean)"
+        )
+    elif status.state != "wrong":
+        missing = " --allow-missing" if status.state == "partial" else ""
+        remedy += f', or take what is there: embeddings-assets prepare --dataset "{spec.name}"{missing}'
     raise RawDataError(
         f"{folder}: holds something that is not the whole of {spec.name} ({status.problem}); it is not "
         "overwritten.",
-        remedy="move it away and fetch again, or take what is there: "
-        f'embeddings-assets prepare --dataset "{spec.name}" --allow-missing',
+        remedy=remedy,
     )
 
 

@@ -11,6 +11,7 @@ from embeddings_assets.catalog import get_dataset
 from embeddings_assets.datasets.presence import find_images
 from embeddings_assets.datasets.sources import AbsentDataError, find_source
 from embeddings_assets.datasets.stamps import stamp_of
+from embeddings_assets.datasets.synthetic import is_synthetic
 from embeddings_assets.errors import RawDataError
 from embeddings_assets.settings import DataPaths
 
@@ -21,7 +22,8 @@ class RawStatus:
 
     `state`: `present` (every listed image), `processed-tree` (class folders instead of a raw folder),
     `partial` (lists, but not every image), `wrong` (a folder whose lists cannot be read), `missing`.
-    `problem` says in one sentence what is wrong, or which counts differ from the official ones.
+    `problem` says in one sentence what is wrong, or which counts differ from the official ones, or that it is
+    drawn data.
     `version` changes with what `prepare` would read: the lists and the listed images, by name, size and time
     of last change, and with the state.
     """
@@ -34,8 +36,18 @@ class RawStatus:
     version: str
 
 
-def raw_status(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> RawStatus:
-    """Whether a dataset's images are there, from its lists and one look per file; never a RawDataError."""
+def raw_status(
+    dataset: str,
+    paths: DataPaths,
+    raw_dir: Path | None = None,
+    *,
+    official: Mapping[str, int] | None = None,
+) -> RawStatus:
+    """Whether a dataset's images are there, from its lists and one look per file; never a RawDataError.
+
+    Args:
+        official: images per official split; by default those of the catalog.
+    """
     try:
         source = find_source(dataset, paths, raw_dir)
     except AbsentDataError as error:
@@ -58,13 +70,15 @@ def raw_status(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> R
         return RawStatus("partial", found, listed, listing.folder, problem, version)
     state: Literal["processed-tree", "present"] = "processed-tree" if source.is_processed_tree else "present"
     counts = Counter(record.official_split for record in listing.records)
+    expected = get_dataset(dataset).counts if official is None else official
     differing = [
-        f"{split} {counts[split]:,} instead of {official:,}"
-        for split, official in get_dataset(dataset).counts.items()
-        if counts[split] != official
+        f"{split} {counts[split]:,} instead of {count:,}"
+        for split, count in expected.items()
+        if counts[split] != count
     ]
-    note = f"other counts than the official lists: {', '.join(differing)}" if differing else None
-    return RawStatus(state, found, listed, listing.folder, note, _version(state, stamps))
+    notes = ["drawn data of the demo, not the dataset itself"] if is_synthetic(source.folder) else []
+    notes += [f"other counts than the official lists: {', '.join(differing)}"] if differing else []
+    return RawStatus(state, found, listed, listing.folder, "; ".join(notes) or None, _version(state, stamps))
 
 
 def _version(state: str, seen: Mapping[str, object]) -> str:

@@ -69,7 +69,7 @@ def write_synthetic(
     )
     folder = raw_root / spec.raw_folder
     if folder.exists():
-        if not _is_synthetic(folder):
+        if not is_synthetic(folder):
             raise RawDataError(
                 f"{folder}: exists and has no {MARKER}; expected no folder, or a synthetic one.",
                 remedy="choose another raw folder for synthetic data, or move this one away",
@@ -89,7 +89,7 @@ def write_synthetic(
 def remove_synthetic(raw_root: Path, dataset: str) -> bool:
     """Delete a folder that `write_synthetic` wrote; False, and nothing deleted, for any other or none."""
     folder = raw_root / get_dataset(dataset).raw_folder
-    if not _is_synthetic(folder):
+    if not is_synthetic(folder):
         return False
     # Out of sight first: a deletion that is cut off leaves no half dataset without its marker.
     condemned = raw_root / f".{folder.name}.deleting"
@@ -99,7 +99,8 @@ def remove_synthetic(raw_root: Path, dataset: str) -> bool:
     return True
 
 
-def _is_synthetic(folder: Path) -> bool:
+def is_synthetic(folder: Path) -> bool:
+    """Whether `write_synthetic` wrote a folder."""
     return not folder.is_symlink() and (folder / MARKER).is_file()
 
 
