@@ -46,18 +46,33 @@ def download(archive: Archive, folder: Path, most_bytes: int, progress: Progress
     Raises:
         RawDataError: the server refuses, breaks off again and again, or gives another file.
     """
-    final, part = folder / archive.filename, folder / f"{archive.filename}.part"
+    final, part = folder / archive.filename, _part(archive, folder)
     if final.is_file():
         return final
-    attempts, most = 0, _size(part)
+    # Complete already where a call was killed before it had checked it.
+    if _size(part) != archive.bytes or wrong_content(archive, part) is not None:
+        _receive_all(archive, part, archive.bytes or most_bytes, progress)
+        problem = wrong_content(archive, part)
+        if problem is not None:
+            _forget(part)
+            raise RawDataError(f"{archive.url} gave {problem}. Nothing was kept.", remedy=_BROWSER)
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    part.replace(final)
+    _forget(part)
+    return final
+
+
+def _receive_all(archive: Archive, part: Path, most: int, progress: Progress) -> None:
+    """As many requests as it takes."""
+    attempts, longest = 0, _size(part)
     while True:
         try:
-            _receive(archive, part, archive.bytes or most_bytes, progress)
-            break
+            return _receive(archive, part, most, progress)
         except _GoneError as error:
             # Against the most so far: where a server does not go on, the part shrinks and grows.
-            attempts = 0 if _size(part) > most else attempts + 1
-            most = max(most, _size(part))
+            attempts = 0 if _size(part) > longest else attempts + 1
+            longest = max(longest, _size(part))
             if attempts >= _ATTEMPTS_WITHOUT_A_BYTE:
                 raise RawDataError(
                     f"{archive.url}: the download broke off ({error}). "
@@ -65,18 +80,11 @@ def download(archive: Archive, folder: Path, most_bytes: int, progress: Progress
                     remedy="run the same command again, it goes on from there",
                 ) from error
             time.sleep(_FIRST_PAUSE * 2**attempts if attempts else 0.0)
-    problem = wrong_content(archive, part)
-    if problem is not None:
-        _forget(part)
-        raise RawDataError(
-            f"{archive.url} gave {problem}. Nothing was kept.",
-            remedy=_BROWSER,
-        )
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    part.replace(final)
-    _forget(part)
-    return final
+
+
+def bytes_so_far(archive: Archive, folder: Path) -> int:
+    """How much of an incomplete file is in `folder`."""
+    return _size(_part(archive, folder))
 
 
 def wrong_content(archive: Archive, path: Path) -> str | None:
@@ -118,6 +126,8 @@ def _receive(archive: Archive, part: Path, most: int, progress: Progress) -> Non
     try:
         with requests.get(str(archive.url), headers=headers, stream=True, timeout=_TIMEOUT) as response:
             if response.status_code == requests.codes.requested_range_not_satisfiable:
+                if (archive.sha256 or archive.md5) and wrong_content(archive, part) is None:
+                    return
                 _forget(part)
                 raise _GoneError("it no longer has a file that long")
             if response.status_code in _BUSY:
@@ -185,6 +195,10 @@ def _validator(part: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return notes.get("validator") if isinstance(notes, dict) else None
+
+
+def _part(archive: Archive, folder: Path) -> Path:
+    return folder / f"{archive.filename}.part"
 
 
 def _notes(part: Path) -> Path:

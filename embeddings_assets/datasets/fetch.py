@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embeddings_assets.catalog import Archive, DatasetSpec, get_dataset
-from embeddings_assets.datasets.download import Progress, download, file_digest, wrong_content
+from embeddings_assets.datasets.download import Progress, bytes_so_far, download, file_digest, wrong_content
 from embeddings_assets.datasets.parsing import listed
 from embeddings_assets.datasets.sources import LAYOUTS
 from embeddings_assets.datasets.status import raw_status
@@ -96,16 +96,17 @@ def fetch_published(
                 on_terms(spec)
             _write_record(record, _terms(spec))
         show = progress or (lambda name: lambda done, total: None)
-        files = _files(spec, staging, archives_dir, folder, show)
-        with _fresh(staging / "tree") as tree, _deleting_refused(files, staging):
-            left = _MARGIN * spec.unpacked_bytes
-            for archive, file in files:
-                left -= _place(archive, file, tree, left, show(f"unpack {archive.filename}"))
-            _check_lists(spec, tree)
-            _write_record(record, _terms(spec) | {"archives": [_came(*pair) for pair in files]})
-            os.sync()  # one call for thousands of files: their folder must not appear before their content
-            _make_way(spec, folder)
-            tree.replace(folder)
+        with _fresh(staging / "tree") as tree:  # first, so that what was left in it takes no room
+            files = _files(spec, staging, archives_dir, folder, show)
+            with _deleting_refused(files, staging):
+                left = _MARGIN * spec.unpacked_bytes
+                for archive, file in files:
+                    left -= _place(archive, file, tree, left, show(f"unpack {archive.filename}"))
+                _check_lists(spec, tree)
+                _write_record(record, _terms(spec) | {"archives": [_came(*pair) for pair in files]})
+                os.sync()  # one call for thousands of files, whose folder must not appear before them
+                _make_way(spec, folder)
+                tree.replace(folder)
         sync_folder(paths.raw)
         shutil.rmtree(staging)
     return FetchReport(spec.name, folder, "fetched")
@@ -194,7 +195,8 @@ def _files(
     """Every archive with its file, whose content is checked."""
     if archives_dir is None:
         missing = [archive for archive in spec.archives if not (staging / archive.filename).is_file()]
-        _need_room(spec, staging, sum(map(spec.bytes_of, missing)) + spec.unpacked_bytes)
+        to_come = sum(max(0, spec.bytes_of(archive) - bytes_so_far(archive, staging)) for archive in missing)
+        _need_room(spec, staging, to_come + spec.unpacked_bytes)
         most = _MARGIN * spec.unpacked_bytes
         return [
             (archive, download(archive, staging, most, show(archive.filename))) for archive in spec.archives
