@@ -13,6 +13,7 @@ import pytest
 from datasets_support import CopyRaw
 
 from embeddings_assets.datasets.processed import prepare_dataset
+from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.doctor import Line, examine
 from embeddings_assets.errors import EmbeddingsError, RawDataError, StoreError
 from embeddings_assets.quality.duplicates import find_duplicates
@@ -113,6 +114,39 @@ def test_what_may_not_be_read_is_not_told_to_be_fetched_again(
         if name != ".":  # a folder that may not be listed has other things wrong with it, perhaps
             mend(line.remedy)
             assert doctor_on(paths, dataset).state == "ready"
+
+
+def test_links_that_lead_nowhere_are_ledger_rows(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    """One goes in circles, one into a folder that may not be entered; the dataset is read all the same."""
+    images = sorted((copy_raw(CUB) / "images").rglob("*.jpg"))
+    closed = paths.raw / "closed"
+    closed.mkdir()
+    images[1].rename(closed / "image.jpg")
+    images[0].unlink()
+    images[0].symlink_to(images[0].name)
+    images[1].symlink_to(closed / "image.jpg")
+    raw_status(CUB, paths)  # what it imports may not be readable for everybody
+    with without_privileges(paths.raw.parent):
+        closed.chmod(0)
+        status = raw_status(CUB, paths)
+        assert (status.state, status.found) == ("present", len(images))
+        reports = prepare_dataset(CUB, paths, max_bad_share=1.0)
+        closed.chmod(0o700)
+    assert sum(report.rows for report in reports) == len(images) - 2
+    assert sum(report.ledger.get("unreadable", 0) for report in reports) == 2
+
+
+def test_a_link_in_circles_in_a_class_tree_is_a_ledger_row(paths: DataPaths, copy_raw: CopyRaw) -> None:
+    image = next(copy_raw(CUB).rglob("*.jpg"))
+    for split in ("train", "validation", "test"):
+        folder = paths.processed_split(CUB, split) / "class"
+        folder.mkdir(parents=True)
+        shutil.copy(image, folder / "1.jpg")
+    (folder / "2.jpg").symlink_to("2.jpg")
+    (folder.parent / "circle").symlink_to("circle")
+    shutil.rmtree(paths.raw)
+    reports = prepare_dataset(CUB, paths, max_bad_share=1.0)
+    assert [report.ledger for report in reports] == [{}, {}, {"unreadable": 1}]
 
 
 def test_dogs_without_lists_are_told_of_the_lists_alone(copy_raw: CopyRaw, paths: DataPaths) -> None:

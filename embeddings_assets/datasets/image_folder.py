@@ -92,4 +92,12 @@ def _visible(folder: Path) -> list[tuple[str, bool]]:
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
-        return sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] not in "._")
+        return sorted((entry.name, _is_folder(entry)) for entry in entries if entry.name[0] not in "._")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False for a link that leads in circles or into a closed folder."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False

@@ -31,10 +31,18 @@ def find_images(listing: Listing) -> Iterator[str | None]:
         yield None if found is None else f"{folder}{slash}{found}"
 
 
+def _may_be_a_file(entry: os.DirEntry[str]) -> bool:
+    """Also true of a link that leads in circles or into a closed folder: whoever opens it says what it is."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return True
+
+
 def _files(folder: Path) -> frozenset[str]:
     try:
         with os.scandir(folder) as entries:
-            return frozenset(entry.name for entry in entries if entry.is_file())
+            return frozenset(entry.name for entry in entries if _may_be_a_file(entry))
     except (FileNotFoundError, NotADirectoryError):
         return frozenset()
     except OSError as error:
