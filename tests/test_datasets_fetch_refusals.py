@@ -18,21 +18,7 @@ from embeddings_assets.settings import DataPaths
 IMAGES = "102flowers.tgz"
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("flowers")
-    publish(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def published(made: Path) -> Path:
-    return made / "published"
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> DataPaths:
-    return DataPaths.from_root(tmp_path / "data")
+pytest_plugins = ("fetch_fixtures",)
 
 
 def without_size(spec: DatasetSpec) -> DatasetSpec:
