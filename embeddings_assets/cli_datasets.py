@@ -109,7 +109,12 @@ def prepare(
         prepared += reports
     show_manifests(prepared, refused, paths.processed)
     if any(report.changed for report in prepared):
-        show_duplicates(find_duplicates(paths, list(dict.fromkeys(report.dataset for report in prepared))))
+        try:
+            new = list(dict.fromkeys(report.dataset for report in prepared))
+            show_duplicates(find_duplicates(paths, new, among=names_of("dataset", "all")))
+        except EmbeddingsError as error:
+            out.print("Identical images were not looked for:")
+            show_error(error)
     if refused:
         out.print("[red]Some datasets were refused; see the errors above.[/]")
         raise typer.Exit(1)
@@ -197,13 +202,20 @@ def datasets_duplicates(
     dataset: Annotated[str, typer.Argument(help="A dataset's name, or 'all'.")] = "all",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """Show byte-identical images within prepared datasets, across their splits, and across datasets."""
+    """Show byte-identical images of a dataset: within a split, across its splits, and across datasets."""
     from embeddings_assets.catalog import names_of
     from embeddings_assets.console import out
-    from embeddings_assets.quality.duplicates import describe, find_duplicates
+    from embeddings_assets.quality.duplicates import are_prepared, describe, find_duplicates
     from embeddings_assets.settings import Settings
 
-    groups = find_duplicates(Settings.from_environment().paths, names_of("dataset", dataset))
+    paths = Settings.from_environment().paths
+    names = names_of("dataset", dataset)
+    if not are_prepared(paths, names):
+        raise EmbeddingsError(
+            f"{paths.processed}: nothing of {dataset} is prepared, so no image was compared.",
+            remedy=f'embeddings-assets prepare --dataset "{dataset}"',
+        )
+    groups = find_duplicates(paths, names, among=names_of("dataset", "all"))
     if as_json:
         typer.echo(json.dumps([asdict(group) for group in groups], indent=2))
         return

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,46 @@ def test_three_of_a_kind_across_datasets(copy_raw: CopyRaw, paths: DataPaths) ->
     assert group.across_datasets
     assert [member.dataset for member in group.members] == [CUB, CUB, DOGS]
     assert f"({DOGS}/" in describe(group)
+
+
+def test_what_is_looked_for_may_be_compared_with_more(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    """Groups without a member in the dataset that was asked for are not told."""
+    cub, dogs = copy_raw(CUB), copy_raw(DOGS)
+    first, second, *_ = sorted((dogs / "Images").rglob("*.jpg"))
+    shutil.copy(first, second)
+    shutil.copy(sorted((dogs / "Images").rglob("*.jpg"))[-1], next((cub / "images").rglob("*.jpg")))
+    for dataset in (CUB, DOGS):
+        prepare_dataset(dataset, paths)
+    assert find_duplicates(paths, [CUB]) == []
+    (group,) = find_duplicates(paths, [CUB], among=[CUB, FLOWERS, DOGS])
+    assert group.across_datasets
+    assert {member.dataset for member in group.members} == {CUB, DOGS}
+    assert len(find_duplicates(paths, [DOGS], among=[CUB, DOGS])) == 2
+
+
+def test_the_commands_compare_with_what_was_prepared_before(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    cub, dogs = copy_raw(CUB), copy_raw(DOGS)
+    shutil.copy(next((dogs / "Images").rglob("*.jpg")), next((cub / "images").rglob("*.jpg")))
+    prepare_dataset(CUB, paths)
+    command = [sys.executable, "-m", "embeddings_assets.cli"]
+    run = partial(
+        subprocess.run,
+        env={"EMBEDDINGS_DATA": str(paths.raw.parent), "PATH": "", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    nothing = run([*command, "datasets", "duplicates", DOGS])
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert f"nothing of {DOGS} is prepared" in nothing.stderr
+    prepared = run([*command, "prepare", "--dataset", DOGS])
+    assert "1 groups of identical images: 0 across splits, 1 across datasets" in prepared.stdout
+    assert "Across datasets: 1" in run([*command, "datasets", "duplicates", DOGS]).stdout
+    (paths.processed_split(CUB, "test") / "manifest.parquet").write_bytes(b"PAR1")
+    again = run([*command, "prepare", "--dataset", DOGS, "--hold-out", "0.3"])
+    assert again.returncode == 0, "the damaged one is not the one that was prepared"
+    assert "Identical images were not looked for" in again.stdout
+    assert CUB in again.stderr
 
 
 def test_a_damaged_manifest_is_no_absent_one(copy_raw: CopyRaw, paths: DataPaths) -> None:

@@ -51,15 +51,20 @@ class DuplicateGroup:
 
 
 @disk_errors()
-def find_duplicates(paths: DataPaths, datasets: Sequence[str]) -> list[DuplicateGroup]:
-    """Every group of identical images among the prepared splits of these datasets, in order of first member.
+def find_duplicates(
+    paths: DataPaths, datasets: Sequence[str], *, among: Sequence[str] | None = None
+) -> list[DuplicateGroup]:
+    """Every group of identical images with a member in these datasets, in order of first member.
 
     Holds one digest per image, and details of the repeated ones only. What is not prepared is left out.
+
+    Args:
+        among: the datasets whose images are compared; by default `datasets` alone.
 
     Raises:
         StoreError: a manifest is damaged or cannot be read.
     """
-    manifests = list(_manifests(paths, datasets))
+    manifests = list(_manifests(paths, datasets if among is None else among))
     counts: Counter[bytes] = Counter()
     for manifest in manifests:
         for batch in manifest.batches(["sha256"]):
@@ -72,7 +77,20 @@ def find_duplicates(paths: DataPaths, datasets: Sequence[str]) -> list[Duplicate
                 digest = row.pop("sha256")
                 if bytes.fromhex(digest) in repeated:
                     groups.setdefault(digest, []).append(Member(manifest.dataset, manifest.split, **row))
-    return [DuplicateGroup(digest, tuple(members)) for digest, members in groups.items()]
+    return [
+        DuplicateGroup(digest, tuple(members))
+        for digest, members in groups.items()
+        if any(member.dataset in datasets for member in members)
+    ]
+
+
+def are_prepared(paths: DataPaths, datasets: Sequence[str]) -> bool:
+    """Whether any split of these datasets has a manifest."""
+    return any(
+        (paths.processed_split(dataset, split) / MANIFEST_NAME).is_file()
+        for dataset in datasets
+        for split in SPLITS
+    )
 
 
 def describe(group: DuplicateGroup) -> str:
