@@ -4,6 +4,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,6 +67,7 @@ def prepare(
     """Read raw datasets, look at every image, and write one manifest per split."""
     from embeddings_assets.catalog import names_of
     from embeddings_assets.console import (
+        note,
         out,
         progress_bar,
         show_duplicates,
@@ -101,6 +103,7 @@ def prepare(
                     reread=reread,
                     workers=workers,
                     progress=progress,
+                    on_wait=partial(note, f"{name}: waiting for another process that prepares it"),
                 )
         except EmbeddingsError as error:
             refused.append(name)

@@ -42,6 +42,11 @@ def stoppable() -> Iterator[None]:
         raise typer.Exit(_STOPPED) from None
 
 
+def note(text: str) -> None:
+    """Say something beside the results."""
+    err.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
+
+
 def show_error(error: EmbeddingsError) -> None:
     err.print(f"[bold red]Error[/]: {escape(error.problem)}", soft_wrap=True)
     if error.remedy:

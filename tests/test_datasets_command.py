@@ -147,6 +147,41 @@ def test_raw_data_beside_the_named_manifests_comes_first(
     assert settings.paths_with(None, tmp_path).raw == empty / "raw"
 
 
+HOLD = """import select, sys
+from pathlib import Path
+from embeddings_assets.store.files import exclusive
+with exclusive(Path(sys.argv[1])):
+    print("held", flush=True)
+    select.select([sys.stdin], [], [], 30)
+"""
+
+
+def test_waiting_for_another_process_is_said(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    copy_raw(CUB)
+    place = paths.processed / CUB
+    place.mkdir(parents=True)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(place)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with subprocess.Popen(
+            [*COMMAND, "prepare", "--dataset", CUB],
+            env={"EMBEDDINGS_DATA": str(paths.raw.parent), "PATH": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as waiting:
+            assert waiting.stderr is not None
+            said = waiting.stderr.readline()
+            holder.stdin.close()
+            shown, _ = waiting.communicate(timeout=60)
+    assert said == f"{CUB}: waiting for another process that prepares it\n"
+    assert waiting.returncode == 0
+    assert shown.count("written") == 3
+
+
 @pytest.mark.parametrize(
     ("option", "default"),
     [

@@ -55,6 +55,7 @@ def prepare_dataset(
     reread: bool = False,
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    on_wait: Callable[[], None] | None = None,
 ) -> list[PrepareReport]:
     """Write the manifest and the ledger of each of `splits`, in the order of the catalog.
 
@@ -74,6 +75,7 @@ def prepare_dataset(
         reread: open every file, changed or not.
         workers: images looked at at once; by default one for each core.
         progress: called with (images looked at, images in all) after each image.
+        on_wait: called before waiting for another process that prepares the dataset.
 
     Raises:
         RawDataError: no raw folder, unreadable lists, missing images, or a split without a usable image.
@@ -92,7 +94,7 @@ def prepare_dataset(
     most_bad = 0.0 if strict else max_bad_share
     if not place.exists():
         find_source(spec.name, paths, raw_dir)  # where there is none, no folder is made
-    with _alone_in(place), _without_collection(), contextlib.ExitStack() as leaving:
+    with _alone_in(place, on_wait), _without_collection(), contextlib.ExitStack() as leaving:
         # Only now: whoever held the folder until here may have recorded other options, or another source.
         recorded_hold_out, crop = chosen_options(paths, spec.name, crop=crop)
         hold_out = hold_out or recorded_hold_out
@@ -159,11 +161,17 @@ def prepare_dataset(
 
 
 @contextlib.contextmanager
-def _alone_in(place: Path) -> Iterator[None]:
+def _alone_in(place: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
     """Hold `processed/<dataset>`, and remove it again if nothing came into it."""
+
+    def tell() -> None:
+        log.info("%s: waiting for another process that prepares it", place)
+        if on_wait is not None:
+            on_wait()
+
     place.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(place, lambda: log.info("%s: waiting for another process that prepares it", place)):
+        with exclusive(place, tell):
             yield
     finally:
         with contextlib.suppress(OSError):
