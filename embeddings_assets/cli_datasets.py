@@ -45,7 +45,7 @@ def prepare(
     hold_out: Annotated[
         float | None,
         typer.Option(
-            help="Share of train held out where a dataset has no validation split. "
+            help="Share of train held out where a dataset publishes no validation split. "
             "Default: as prepared before, else 0.1."
         ),
     ] = None,
@@ -103,6 +103,7 @@ def prepare(
                     reread=reread,
                     workers=workers,
                     progress=progress,
+                    on_unused_hold_out=note if dataset == "all" else None,
                     on_wait=partial(note, f"{name}: waiting for another process that prepares it"),
                 )
         except EmbeddingsError as error:

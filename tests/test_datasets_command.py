@@ -14,6 +14,7 @@ from datasets_support import CopyRaw
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.splits import HoldOut
 from embeddings_assets.doctor import examine
+from embeddings_assets.errors import SettingsError
 from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.manifest import open_manifest
 
@@ -88,6 +89,24 @@ def test_each_part_of_the_hold_out_is_kept_by_itself(copy_raw: CopyRaw, paths: D
     refused = prepare(root, "--hold-out", "1.5", dataset=CUB)
     assert refused.returncode == 1
     assert "hold-out share is 1.5" in refused.stderr
+
+
+def test_a_hold_out_without_use_is_not_dropped_silently(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    for dataset in (CUB, AIRCRAFT):
+        copy_raw(dataset)
+    for path in paths.raw.rglob("*"):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    root = paths.raw.parent
+    for share in ("0.3", "0.1"):  # what is recorded of other datasets by default, too
+        refused = prepare(root, "--hold-out", share)
+        assert refused.returncode == 1
+        assert f"{AIRCRAFT} has a published validation split" in refused.stderr
+        assert prepare(root).returncode == 0, "with nothing to do for the second share"
+    every = prepare(root, "--seed", "3", dataset="all")
+    assert f"{AIRCRAFT} has a published validation split; nothing is held out of train.\n" in every.stderr
+    assert options_of(paths, CUB) == {"hold_out": {"share": 0.1, "seed": 3}, "crop": "none"}
+    with pytest.raises(SettingsError, match="published validation"):
+        prepare_dataset(AIRCRAFT, paths, hold_out=HoldOut(0.2))
 
 
 def test_preparing_in_python_keeps_them_too(copy_raw: CopyRaw, paths: DataPaths) -> None:

@@ -4,12 +4,12 @@ They are recorded in every manifest and are part of its fingerprint.
 """
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from embeddings_assets.catalog import SPLITS
 from embeddings_assets.datasets.listing import ImageRecord
-from embeddings_assets.datasets.splits import HoldOut, split_options
+from embeddings_assets.datasets.splits import HoldOut, needs_hold_out, split_options
 from embeddings_assets.errors import SettingsError, StoreError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.files import disk_errors
@@ -52,6 +52,20 @@ def chosen_options(
     rule = recorded or HoldOut()
     rule = HoldOut(rule.share if share is None else share, rule.seed if seed is None else seed)
     return rule, crop or recorded_crop or NO_CROP
+
+
+def check_use(dataset: str, records: Sequence[ImageRecord], on_unused: Callable[[str], None] | None) -> None:
+    """Make sure that a hold-out that was asked for is of use; `on_unused` is told instead of an error.
+
+    Raises:
+        SettingsError: the dataset publishes its validation split.
+    """
+    if needs_hold_out(records):
+        return
+    problem = f"{dataset} has a published validation split; nothing is held out of train."
+    if on_unused is None:
+        raise SettingsError(problem, remedy="leave out the share and the seed of the hold-out")
+    on_unused(problem)
 
 
 def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -15,7 +15,14 @@ from typing import Any
 from embeddings_assets.catalog import SPLITS, DatasetSpec, get_dataset, get_split
 from embeddings_assets.datasets.crops import cropper
 from embeddings_assets.datasets.inspection import Inspector
-from embeddings_assets.datasets.options import changes, chosen_options, manifest_options, refuse_mixture
+from embeddings_assets.datasets.options import (
+    changes,
+    check_use,
+    chosen_options,
+    manifest_options,
+    refuse_mixture,
+    standing_options,
+)
 from embeddings_assets.datasets.presence import find_images
 from embeddings_assets.datasets.receipt import receipt_of, reports_that_stand
 from embeddings_assets.datasets.report import PrepareReport
@@ -56,6 +63,7 @@ def prepare_dataset(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     on_wait: Callable[[], None] | None = None,
+    on_unused_hold_out: Callable[[str], None] | None = None,
 ) -> list[PrepareReport]:
     """Write the manifest and the ledger of each of `splits`, in the order of the catalog.
 
@@ -67,7 +75,7 @@ def prepare_dataset(
         allow_missing: make listed images that are absent ledger rows, instead of refusing the dataset.
         max_bad_share: largest share of a split's present images that may be bad.
         strict: allow no bad image at all.
-        hold_out: the rule for datasets without an official validation split; by default that of the
+        hold_out: the rule for a dataset without a published validation split; by default that of the
             manifests that stand, else a tenth.
         crop: the part of each image that is used: `none` (all of it), `banner` or `bounding_box` (crops.py);
             by default that of the manifests that stand, else `none`.
@@ -76,11 +84,14 @@ def prepare_dataset(
         workers: images looked at at once; by default one for each core.
         progress: called with (images looked at, images in all) after each image.
         on_wait: called before waiting for another process that prepares the dataset.
+        on_unused_hold_out: called with what to say where a `hold_out` is given and validation is published;
+            without it, that is refused.
 
     Raises:
         RawDataError: no raw folder, unreadable lists, missing images, or a split without a usable image.
         BadImagesError: more bad images than the policy allows.
-        SettingsError: an argument out of range, or options that other splits were not prepared with.
+        SettingsError: an argument out of range or without use, or options that other splits were not prepared
+            with.
         StoreError: the manifests cannot be written.
 
     Whatever is raised, the manifests that stood before still stand.
@@ -97,7 +108,7 @@ def prepare_dataset(
     with _alone_in(place, on_wait), _without_collection(), contextlib.ExitStack() as leaving:
         # Only now: whoever held the folder until here may have recorded other options, or another source.
         recorded_hold_out, crop = chosen_options(paths, spec.name, crop=crop)
-        hold_out = hold_out or recorded_hold_out
+        given, hold_out = hold_out, hold_out or recorded_hold_out
         source = find_source(spec.name, paths, raw_dir)
         folder = source.folder.resolve()
         asked = {
@@ -109,12 +120,16 @@ def prepare_dataset(
             "most_bad": most_bad,
             "decode": decode,
         }
-        standing = {} if reread else reports_that_stand(SeenFiles(place, folder), asked, spec, paths)
+        # A hold-out that no manifest records may be of no use: only the lists can tell.
+        look_again = reread or (given is not None and standing_options(paths, spec.name)[0] is None)
+        standing = {} if look_again else reports_that_stand(SeenFiles(place, folder), asked, spec, paths)
         if all(split in standing for split in wanted):
             seconds = (time.monotonic() - started) / len(wanted)
             return [replace(standing[split], seconds=seconds) for split in wanted]
         seen = SeenFiles(place, folder) if reread else SeenFiles.load(place, folder)
         listing = source.read()
+        if given is not None:
+            check_use(spec.name, listing.records, on_unused_hold_out)
         expected = len(listing.records) - seen.count(decoded=decode)
         inspector = leaving.enter_context(contextlib.closing(Inspector(expected, workers, decode=decode)))
         options = manifest_options(listing.records, hold_out, crop)

@@ -83,6 +83,7 @@ def prepare_split(
             splits=[split],
             progress=ProgressLog(log, what),
             hold_out=rule,
+            on_unused_hold_out=log.warning,
             crop=crop,
             **options,
         )[0]
