@@ -9,11 +9,9 @@ from typing import Literal
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
 from embeddings_assets.datasets.parsing import cannot_read
-from embeddings_assets.datasets.presence import find_images
-from embeddings_assets.datasets.sources import find_source
 from embeddings_assets.datasets.status import RawStatus, raw_status
 from embeddings_assets.encoders.inventory import list_weights
-from embeddings_assets.errors import EmbeddingsError, RawDataError, StoreError
+from embeddings_assets.errors import EmbeddingsError, StoreError
 from embeddings_assets.extraction.memory import host_memory
 from embeddings_assets.settings import RANDOM_WEIGHTS, Settings
 from embeddings_assets.store.manifest import open_manifest
@@ -64,33 +62,17 @@ def _dataset(settings: Settings, spec: DatasetSpec, status: RawStatus) -> Line:
         return Line("raw data", spec.name, "wrong", damaged.problem, damaged.remedy or prepare)
     if status.state == "missing":
         found = f"nothing at {place}" + (f"; {prepared}" if not prepared.startswith("0 ") else "")
-        remedy = f"{_fetch(spec)} (or place a copy there)" if spec.archives else f"place your copy at {place}"
-        return Line("raw data", spec.name, "missing", found, remedy)
+        return Line("raw data", spec.name, "missing", found, status.remedy or "")
     if status.state == "wrong":
-        return Line("raw data", spec.name, "wrong", *_what_is_wrong(settings, spec, status))
+        return Line("raw data", spec.name, "wrong", status.problem or "", status.remedy or "")
     counted = f"{status.found:,} of {status.listed:,} images"
     if status.folder != place:
         counted += f" in {status.folder}"
     if status.state == "partial":
-        remedy = f"complete {status.folder}"
-        if status.found:
-            remedy += f", or take what is there: {prepare} --allow-missing"
-        return Line("raw data", spec.name, "partial", f"{counted}; {prepared}", remedy)
+        return Line("raw data", spec.name, "partial", f"{counted}; {prepared}", status.remedy or "")
     note = f" ({status.problem})" if status.problem else ""
     remedy = "" if prepared.startswith(f"{len(SPLITS)} ") else prepare
     return Line("raw data", spec.name, "ready", f"{counted}{note}; {prepared}", remedy)
-
-
-def _what_is_wrong(settings: Settings, spec: DatasetSpec, status: RawStatus) -> tuple[str, str]:
-    """Problem and remedy of a raw folder that cannot be read."""
-    try:
-        listing = find_source(spec.name, settings.paths).read()
-        for _ in find_images(listing):
-            pass
-    except RawDataError as error:
-        if error.remedy:
-            return error.problem, error.remedy
-    return status.problem or "not the official layout", f"see to {status.folder}, then ask again"
 
 
 def _prepared(settings: Settings, spec: DatasetSpec) -> tuple[str, EmbeddingsError | None]:
@@ -108,11 +90,6 @@ def _prepared(settings: Settings, spec: DatasetSpec) -> tuple[str, EmbeddingsErr
         except OSError as error:
             damaged = cannot_read(error.filename or path, error)
     return f"{whole} of {len(SPLITS)} splits prepared", damaged
-
-
-def _fetch(spec: DatasetSpec) -> str:
-    archives = "" if spec.can_be_fetched else " --archives DIR"
-    return f'embeddings-assets datasets fetch "{spec.name}"{archives}'
 
 
 def _weights(settings: Settings) -> list[Line]:

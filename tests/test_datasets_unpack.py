@@ -248,6 +248,17 @@ def test_a_compression_that_takes_the_memory_it_names(tmp_path: Path, target: Pa
         unpack(archive, target, most_bytes=MOST)
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2"])
+def test_a_compression_that_is_damaged(tmp_path: Path, target: Path, mode: str) -> None:
+    """A wrong checksum, or what is no bzip2 at all, is an OSError without a number for Python."""
+    archive = write(tmp_path / "archive", member("a"), mode=mode)
+    content = bytearray(archive.read_bytes())
+    content[-8 if mode == "w:gz" else 20] ^= 0xFF
+    archive.write_bytes(content)
+    with pytest.raises(RawDataError, match="not a whole tar archive"):
+        unpack(archive, target, most_bytes=MOST)
+
+
 def test_an_archive_that_is_cut_off(tmp_path: Path, target: Path) -> None:
     archive = write(tmp_path / "a.tgz", member("a", content=os.urandom(50_000)), member("b"))
     whole = archive.read_bytes()

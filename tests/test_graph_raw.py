@@ -13,6 +13,7 @@ from graph_support import CUB, PROCESSED, Graph, failures
 
 from embeddings_assets.catalog import DATASETS, SPLITS
 from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.doctor import examine
 from embeddings_assets.graph.raw import RAW, watch_raw_data
 from embeddings_assets.graph.resources import DataResource
 
@@ -71,14 +72,19 @@ def test_an_observation_tells_what_is_there(graph: Graph) -> None:
     assert "instead of" in present["problem"], "the counts of the small set differ from the official ones"
     absent = observed(graph, "NABirds")
     assert (absent["state"], absent["images"]) == ("missing", 0)
-    assert absent["remedy"] == 'embeddings-assets datasets fetch "NABirds"'
+    assert absent["remedy"].startswith('embeddings-assets datasets fetch "NABirds" --archives DIR')
+    assert "remedy" not in present
     next(raw.rglob("*.jpg")).unlink()
     observe(graph, CUB)
     partial = observed(graph, CUB)
     assert (partial["state"], partial["images"]) == ("partial", present["images"] - 1)
+    assert partial["remedy"].endswith(f'embeddings-assets prepare --dataset "{CUB}" --allow-missing')
     (raw / "images.txt").unlink()
     observe(graph, CUB)
-    assert observed(graph, CUB)["state"] == "wrong"
+    wrong = observed(graph, CUB)
+    assert wrong["state"] == "wrong"
+    (line,) = (line for line in examine(graph.settings) if line.item == CUB)
+    assert (line.state, line.remedy) == ("wrong", wrong["remedy"]), "the doctor says the same"
 
 
 def test_what_was_made_is_fresh_until_its_own_raw_data_changes(graph: Graph) -> None:

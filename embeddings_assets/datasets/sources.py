@@ -70,7 +70,7 @@ class Source:
         """
         with self._mendable(
             f"move {self.folder} away and get the dataset again: "
-            f'embeddings-assets datasets fetch "{self.dataset}"; or give another copy with --raw-dir DIR'
+            f"{how_to_get(get_dataset(self.dataset), self.folder)}; or give another copy with --raw-dir DIR"
         ):
             return self.layout.read(self.folder)
 
@@ -121,6 +121,14 @@ def find_source(dataset: str, paths: DataPaths, raw_dir: Path | None = None) -> 
         return _standing(spec, layout, paths)
     except OSError as error:
         raise cannot_read(error.filename, error) from error
+
+
+def how_to_get(spec: DatasetSpec, place: Path) -> str:
+    """The next step to a dataset at `place`."""
+    if not spec.archives:
+        return f"place your copy at {place}"
+    archives = "" if spec.can_be_fetched else " --archives DIR"
+    return f'embeddings-assets datasets fetch "{spec.name}"{archives} (or place a copy at {place})'
 
 
 def _given(spec: DatasetSpec, layout: Layout, paths: DataPaths, raw_dir: Path) -> Source:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from embeddings_assets.catalog import get_dataset
 from embeddings_assets.datasets.presence import find_images
-from embeddings_assets.datasets.sources import AbsentDataError, find_source
+from embeddings_assets.datasets.sources import AbsentDataError, find_source, how_to_get
 from embeddings_assets.datasets.stamps import stamp_of
 from embeddings_assets.datasets.synthetic import is_synthetic
 from embeddings_assets.errors import RawDataError
@@ -23,7 +23,7 @@ class RawStatus:
     `state`: `present` (every listed image), `processed-tree` (class folders instead of a raw folder),
     `partial` (lists, but not every image), `wrong` (a folder whose lists cannot be read), `missing`.
     `problem` says in one sentence what is wrong, or which counts differ from the official ones, or that it is
-    drawn data.
+    drawn data; `remedy` is the next step where images are not there.
     `version` changes with what `prepare` would read: the lists and the listed images, by name, size and time
     of last change, and with the state.
     """
@@ -33,6 +33,7 @@ class RawStatus:
     listed: int
     folder: Path | None
     problem: str | None
+    remedy: str | None
     version: str
 
 
@@ -48,29 +49,34 @@ def raw_status(
     Args:
         official: images per official split; by default those of the catalog.
     """
+    spec = get_dataset(dataset)
     try:
         source = find_source(dataset, paths, raw_dir)
     except AbsentDataError as error:
-        return RawStatus("missing", 0, 0, None, error.problem, _version("missing", {}))
+        remedy = how_to_get(spec, paths.raw / spec.raw_folder)
+        return RawStatus("missing", 0, 0, None, error.problem, remedy, _version("missing", {}))
     except RawDataError as error:
-        folder = raw_dir or paths.raw_folder(dataset)
-        return RawStatus("wrong", 0, 0, folder, error.problem, _version("wrong", {"": error.problem}))
+        return _wrong(raw_dir or paths.raw_folder(dataset), error)
     try:
         listing = source.read()
         images = [path for path in find_images(listing) if path is not None]
     except RawDataError as error:
-        version = _version("wrong", {"": error.problem})
-        return RawStatus("wrong", 0, 0, source.folder, error.problem, version)
+        return _wrong(source.folder, error)
     found, listed = len(images), len(listing.records)
     lists = [str(path) for path in listing.lists if path.is_file()]
     stamps = {path: stamp_of(listing.folder / path) for path in (*lists, *images)}
     if found < listed:
         problem = f"{listed - found:,} of {listed:,} listed images are missing"
+        remedy = f"complete {listing.folder}"
+        if found:
+            remedy += (
+                f', or take what is there: embeddings-assets prepare --dataset "{dataset}" --allow-missing'
+            )
         version = _version("partial", stamps)
-        return RawStatus("partial", found, listed, listing.folder, problem, version)
+        return RawStatus("partial", found, listed, listing.folder, problem, remedy, version)
     state: Literal["processed-tree", "present"] = "processed-tree" if source.is_processed_tree else "present"
     counts = Counter(record.official_split for record in listing.records)
-    expected = get_dataset(dataset).counts if official is None else official
+    expected = spec.counts if official is None else official
     differing = [
         f"{split} {counts[split]:,} instead of {count:,}"
         for split, count in expected.items()
@@ -78,7 +84,13 @@ def raw_status(
     ]
     notes = ["drawn data of the demo, not the dataset itself"] if is_synthetic(source.folder) else []
     notes += [f"other counts than the official lists: {', '.join(differing)}"] if differing else []
-    return RawStatus(state, found, listed, listing.folder, "; ".join(notes) or None, _version(state, stamps))
+    problem = "; ".join(notes) or None
+    return RawStatus(state, found, listed, listing.folder, problem, None, _version(state, stamps))
+
+
+def _wrong(folder: Path, error: RawDataError) -> RawStatus:
+    remedy = error.remedy or f"see to {folder}, then ask again"
+    return RawStatus("wrong", 0, 0, folder, error.problem, remedy, _version("wrong", {"": error.problem}))
 
 
 def _version(state: str, seen: Mapping[str, object]) -> str:

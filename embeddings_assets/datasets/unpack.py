@@ -59,7 +59,9 @@ def unpack(
             metered = _Metered(archive, stream, most_bytes)
             with tarfile.open(fileobj=cast("IO[bytes]", metered), mode="r|", bufsize=_BLOCK) as members:
                 return _Unpacking(archive, target, strip, most_bytes).run(members, metered, progress)
-    except _DAMAGED as error:
+    except (OSError, *_DAMAGED) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk; those of gzip and bz2 on damage have no number
         raise RawDataError(
             f"{archive}: not a whole tar archive ({type(error).__name__}: {error}).",
             remedy="delete it and fetch it again",

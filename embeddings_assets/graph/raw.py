@@ -86,8 +86,8 @@ def observation_of(dataset: DatasetSpec, data: DataResource) -> dg.AssetObservat
         metadata["path"] = dg.MetadataValue.path(str(status.folder.resolve()))
     if status.problem:
         metadata["problem"] = status.problem
-    if status.state in ("missing", "wrong", "partial"):
-        metadata["remedy"] = f'embeddings-assets datasets fetch "{dataset.name}"'
+    if status.remedy:
+        metadata["remedy"] = status.remedy
     return dg.AssetObservation(
         RAW, partition=dataset.name, metadata=metadata, tags={_DATA_VERSION: status.version}
     )
