@@ -69,6 +69,24 @@ def test_raw_dir_that_does_not_hold_the_dataset(paths: DataPaths, tmp_path: Path
         assert raw_status(CUB, paths, raw_dir).state == "missing"
 
 
+@pytest.mark.parametrize("above", ["", "archive"])
+def test_the_only_folder_is_not_taken_if_it_is_another_datasets(
+    paths: DataPaths, synthetic_raw: Path, tmp_path: Path, above: str
+) -> None:
+    """The lists of CUB and NABirds have the same names."""
+    raw_dir = tmp_path / "disk"
+    shutil.copytree(synthetic_raw / "nabirds", raw_dir / above / "nabirds")
+    assert raw_status("NABirds", paths, raw_dir).state == "present"
+    assert raw_status(CUB, paths, raw_dir).state == "missing"
+    with pytest.raises(RawDataError, match="no raw data"):
+        prepare_dataset(CUB, paths, raw_dir=raw_dir)
+    shutil.copytree(raw_dir, paths.raw_folder(CUB))
+    assert raw_status(CUB, paths).state == "wrong"
+    with pytest.raises(RawDataError, match="found nabirds, the folder of NABirds") as refusal:
+        prepare_dataset(CUB, paths)
+    assert refusal.value.remedy == f"move it to {paths.raw / 'nabirds'}"
+
+
 def test_raw_dir_comes_before_everything(copy_raw: CopyRaw, paths: DataPaths, synthetic_raw: Path) -> None:
     copy_raw(CUB)
     assert listing_of(CUB, paths).folder == paths.raw_folder(CUB)

@@ -59,7 +59,8 @@ class Line:
 def find_root(folder: Path, is_root: Callable[[Path], bool], *, levels: int = 2) -> Path | None:
     """The folder that holds the lists: `folder`, or one within it where it was unpacked too deep.
 
-    Goes down only where there is no choice: into a folder of the same name, or into the only one.
+    Goes down only where there is no choice: into a folder of the same name, or into the only one. Whether
+    that is another dataset's is for the caller to tell.
 
     Args:
         levels: how deep to look.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from embeddings_assets import catalog
 from embeddings_assets.catalog import SPLITS, DatasetSpec, get_dataset
 from embeddings_assets.datasets import aircraft, cars, cub, dogs, flowers, image_folder, nabirds
 from embeddings_assets.datasets.listing import Box, Listing
@@ -135,7 +136,8 @@ def _given(spec: DatasetSpec, layout: Layout, paths: DataPaths, raw_dir: Path) -
     official = raw_dir / spec.raw_folder
     if _holds_something(official):
         return _raw_source(spec, layout, paths, official)
-    if layout.locate(raw_dir) is not None:
+    root = layout.locate(raw_dir)
+    if root is not None and _owner_of(root, raw_dir, spec) is None:
         return _raw_source(spec, layout, paths, raw_dir)
     raise AbsentDataError(
         f"{spec.name}: no raw data. Looked for {layout.EXPECTED} in {official} "
@@ -166,10 +168,25 @@ def _standing(spec: DatasetSpec, layout: Layout, paths: DataPaths) -> Source:
 
 def _raw_source(spec: DatasetSpec, layout: Layout, paths: DataPaths, folder: Path) -> Source:
     root = layout.locate(folder) or folder
+    owner = _owner_of(root, folder, spec)
+    if owner is not None:
+        raise RawDataError(
+            f"{folder}: expected {spec.name}, found {owner.raw_folder}, the folder of {owner.name}.",
+            remedy=f"move it to {paths.raw / owner.raw_folder}",
+        )
     require_utf8(root.resolve())
     official = paths.processed.parent / "raw" / spec.raw_folder  # where the paths in manifests begin
     is_official = official.exists() and root.samefile(official)
     return Source(spec.name, root, layout, f"raw/{spec.raw_folder}/", None if is_official else root.resolve())
+
+
+def _owner_of(root: Path, folder: Path, spec: DatasetSpec) -> DatasetSpec | None:
+    """Another dataset whose official folder was entered on the way from `folder` down to `root`, if any.
+
+    Several datasets have lists of the same names.
+    """
+    entered = set(root.relative_to(folder).parts) - {spec.raw_folder}
+    return next((other for other in catalog.DATASETS if other.raw_folder in entered), None)
 
 
 def _recorded_folders(spec: DatasetSpec, paths: DataPaths) -> list[Path]:
