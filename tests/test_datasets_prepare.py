@@ -143,6 +143,24 @@ def test_raw_folder_elsewhere_gives_the_same_fingerprints(
         assert recorded == str(synthetic_raw / "CUB_200_2011")
 
 
+@pytest.mark.parametrize("name", ["CUB_200_2011/CUB_200_2011", "mine/birds"])
+def test_a_folder_inside_the_raw_folder_moves_with_the_data_root(
+    paths: DataPaths, synthetic_raw: Path, tmp_path: Path, name: str
+) -> None:
+    """It is recorded by its name below `raw`."""
+    shutil.copytree(synthetic_raw / "CUB_200_2011", paths.raw / name)
+    raw_dir = None if name.startswith("CUB") else paths.raw / name
+    prepare_dataset(CUB, paths, raw_dir=raw_dir)
+    moved = DataPaths.from_root(paths.raw.parent.rename(tmp_path / "moved"))
+    manifest = open_manifest(moved, CUB, "train")
+    assert manifest.footer["raw_folder"] == name
+    assert manifest.raw_folder == moved.raw / name
+    for row in rows_of(moved, CUB, "train"):
+        assert manifest.resolve(str(row["image_path"])).is_relative_to(moved.raw / name)
+        assert manifest.resolve(str(row["image_path"])).is_file()
+    assert not any(report.changed for report in prepare_dataset(CUB, moved)), "found where it was recorded"
+
+
 def test_a_changed_image_changes_only_its_split(copy_raw: CopyRaw, paths: DataPaths) -> None:
     folder = copy_raw(FLOWERS)
     prepare_dataset(FLOWERS, paths)

@@ -194,11 +194,11 @@ def _recorded_folders(spec: DatasetSpec, paths: DataPaths) -> list[Path]:
     folders: dict[Path, None] = {}
     for split in SPLITS:
         try:
-            recorded = open_manifest(paths, spec.name, split, alone=True).footer.get("raw_folder")
+            recorded = open_manifest(paths, spec.name, split, alone=True).raw_folder
         except StoreError:
             continue
-        if recorded:
-            folders[Path(recorded)] = None
+        if recorded is not None:
+            folders[recorded] = None
     return list(folders)
 
 

@@ -159,7 +159,6 @@ def _licence_tag(model: ModelSpec) -> str:
 def _image_folder(paths: DataPaths, manifest: "Manifest") -> Path:
     """Where the images of a manifest were found."""
     raw = paths.raw_folder(manifest.dataset)
-    recorded = manifest.footer.get("raw_folder")
-    if recorded:
-        return Path(recorded)
+    if manifest.raw_folder is not None:
+        return manifest.raw_folder
     return raw if raw.is_dir() else paths.processed / manifest.dataset

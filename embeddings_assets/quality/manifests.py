@@ -153,8 +153,7 @@ def _present_and_missing(manifest: Manifest) -> Counter[bool]:
 
 
 def _raw_folder(manifest: Manifest, paths: DataPaths) -> Path:
-    recorded = manifest.footer.get("raw_folder")
-    return Path(recorded) if recorded else paths.raw_folder(manifest.dataset)
+    return manifest.raw_folder or paths.raw_folder(manifest.dataset)
 
 
 def _is_synthetic(manifest: Manifest, paths: DataPaths) -> bool:

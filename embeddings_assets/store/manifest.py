@@ -43,8 +43,9 @@ class Manifest:
     then, reading rows raises StoreError.
 
     `footer` keys: `dataset`, `split`, `options` (what changes meaning: `hold_out` share and seed, `crop`),
-    `rows`, `ledger_rows`, `ledger_sha256`, `fingerprint`, `schema_version`, and `raw_folder`: the absolute
-    folder that stands in for `raw/<official folder>`, or null. The fingerprint leaves `raw_folder` out.
+    `rows`, `ledger_rows`, `ledger_sha256`, `fingerprint`, `schema_version`, and `raw_folder`: the folder
+    that stands in for `raw/<official folder>`, or null; relative to `raw` where it lies below it, else
+    absolute. The fingerprint leaves `raw_folder` out.
     """
 
     path: Path
@@ -66,6 +67,12 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         return str(self.footer["fingerprint"])
+
+    @property
+    def raw_folder(self) -> Path | None:
+        """The folder that stands in for `raw/<official folder>`; None if that folder was read, or none."""
+        recorded = self.footer.get("raw_folder")
+        return _raw_beside(self.paths) / recorded if recorded else None
 
     @property
     def crop(self) -> str:
@@ -150,8 +157,8 @@ class Manifest:
         parts = PurePosixPath(image_path).parts
         if ".." not in parts and len(parts) > 1 and "\0" not in image_path:
             official = get_dataset(self.dataset).raw_folder
-            if parts[:2] == ("raw", official) and self.footer.get("raw_folder"):
-                return Path(self.footer["raw_folder"]).joinpath(*parts[2:])
+            if parts[:2] == ("raw", official) and self.raw_folder is not None:
+                return self.raw_folder.joinpath(*parts[2:])
             if parts[0] == "raw":
                 return self.paths.raw.joinpath(*parts[1:])
             if parts[0] == "processed":
@@ -187,11 +194,21 @@ def write_manifest(
         "ledger_rows": ledger.num_rows,
         "ledger_sha256": ledger_digest(ledger),
         "fingerprint": rows_fingerprint(header, rows.to_batches()),
-        "raw_folder": None if raw_folder is None else str(raw_folder.resolve()),
+        "raw_folder": None if raw_folder is None else _as_recorded(raw_folder.resolve(), paths),
     }
     replace_table(ledger, folder / LEDGER_NAME, {"dataset": dataset, "split": split})
     replace_table(rows, folder / MANIFEST_NAME, footer)
     return Manifest(folder / MANIFEST_NAME, footer, paths)
+
+
+def _as_recorded(raw_folder: Path, paths: DataPaths) -> str:
+    """Without what is above `raw`, if it lies there: then the data root can be moved."""
+    raw = _raw_beside(paths).resolve()
+    return str(raw_folder.relative_to(raw) if raw_folder.is_relative_to(raw) else raw_folder)
+
+
+def _raw_beside(paths: DataPaths) -> Path:
+    return paths.processed.parent / "raw"  # where the image paths of manifests begin
 
 
 def open_manifest(paths: DataPaths, dataset: str, split: str, *, alone: bool = False) -> Manifest:
