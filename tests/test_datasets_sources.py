@@ -174,6 +174,27 @@ def test_labels_are_the_same_in_every_split_of_a_tree(paths: DataPaths) -> None:
     assert {(record.class_name, record.label) for record in listing.records} == {("a", 0), ("b", 1), ("c", 2)}
 
 
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (("1", "10", "102", "2"), ("1", "2", "10", "102")),
+        (("010", "9", "0100", "10"), ("9", "010", "10", "0100")),
+        (("1", "10", "2", "other"), ("1", "10", "2", "other")),
+        (("1", "10", "2.5", "-3"), ("-3", "1", "10", "2.5")),
+    ],
+)
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(
+    paths: DataPaths, classes: tuple[str, ...], expected: tuple[str, ...]
+) -> None:
+    write_tree(paths.processed / CUB, {"train": 2, "test": 1}, classes)
+    listing = listing_of(CUB, paths)
+    assert listing.class_names == expected
+    train = [record for record in listing.records if record.official_split == "train"]
+    assert [record.class_name for record in train] == [name for name in expected for _ in range(2)]
+    assert [record.label for record in train] == sorted(2 * list(range(4)))
+    assert [record.image_id[-5] for record in train] == ["0", "1"] * 4
+
+
 def test_tree_without_test_images_is_refused(paths: DataPaths) -> None:
     write_tree(paths.processed / CUB, {"train": 5})
     with pytest.raises(RawDataError, match="CUB-200-2011/test: no usable image"):

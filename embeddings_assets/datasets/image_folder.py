@@ -1,7 +1,8 @@
 """Class-folder trees: `<split>/<class>/<image>`, for datasets without lists.
 
 Used for a tree below `data/processed/<dataset>` and for a custom dataset whose layout is `image_folder`.
-Labels follow the sorted class names over all splits. There is no list to hold the folder against, so what is
+Labels follow the class names over all splits, sorted by number where all of them are whole numbers, else as
+text. There is no list to hold the folder against, so what is
 there is the dataset; names that begin with `.` or `_` and files without an image suffix are not part of it.
 """
 
@@ -36,9 +37,11 @@ def read(folder: Path) -> Listing:
         RawDataError: no image, two folders for one split, or a name that is not UTF-8.
     """
     root = require_root(folder, locate(folder), EXPECTED)
-    images = list(_images(root))
-    class_names = tuple(sorted({image.class_name for image in images}))
+    found = list(_images(root))
+    class_names = _in_order({image.class_name for image in found})
     labels = {name: label for label, name in enumerate(class_names)}
+    splits = list(_SPLIT_FOLDERS)
+    images = sorted(found, key=lambda image: (splits.index(image.split), labels[image.class_name]))
     records = []
     for split, split_folder, class_name, name in images:
         path = f"{split_folder}/{class_name}/{name}"
@@ -58,6 +61,12 @@ def read(folder: Path) -> Listing:
     class_folders = {f"{image.split_folder}/{image.class_name}" for image in images}
     folders = (root / name for name in sorted({"", *split_folders, *class_folders}))
     return Listing(root, tuple(records), class_names, tuple(folders))
+
+
+def _in_order(class_names: set[str]) -> tuple[str, ...]:
+    if all(name.isascii() and name.isdecimal() for name in class_names):
+        return tuple(sorted(class_names, key=lambda name: (int(name), name)))
+    return tuple(sorted(class_names))
 
 
 class _Image(NamedTuple):
