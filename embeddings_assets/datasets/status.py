@@ -66,14 +66,14 @@ def raw_status(
     lists = [str(path) for path in listing.lists if path.is_file()]
     stamps = {path: stamp_of(listing.folder / path) for path in (*lists, *images)}
     if found < listed:
-        problem = f"{listed - found:,} of {listed:,} listed images are missing"
+        missing = f"{listed - found:,} of {listed:,} listed images are missing"
         remedy = f"complete {listing.folder}"
         if found:
             remedy += (
                 f', or take what is there: embeddings-assets prepare --dataset "{dataset}" --allow-missing'
             )
         version = _version("partial", stamps)
-        return RawStatus("partial", found, listed, listing.folder, problem, remedy, version)
+        return RawStatus("partial", found, listed, listing.folder, missing, remedy, version)
     state: Literal["processed-tree", "present"] = "processed-tree" if source.is_processed_tree else "present"
     counts = Counter(record.official_split for record in listing.records)
     expected = spec.counts if official is None else official
