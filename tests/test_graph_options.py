@@ -5,10 +5,13 @@ from graph_support import CLIP, CUB, PROCESSED, Graph, failures, values
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.splits import HoldOut
+from embeddings_assets.datasets.synthetic import write_synthetic
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import read_split_footer
 
 pytest_plugins = ("graph_fixtures",)
+
+FLOWERS = "Oxford 102 Flowers"
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
@@ -51,6 +54,14 @@ def test_one_partition_cannot_leave_the_others_behind(
     assert not result.success
     (failure,) = failures(result).values()
     assert text in str(failure.user_failure_data.description)
+
+
+def test_a_hold_out_without_use_fails_no_partition(graph: Graph) -> None:
+    """One launch may ask it of datasets of both kinds."""
+    write_synthetic(graph.settings.paths.raw, FLOWERS, classes=3, train_per_class=4, test_per_class=2)
+    result = graph.run(PROCESSED, partition=f"{FLOWERS}|test", checks=(), data={"hold_out_share": 0.2})
+    assert result.success, failures(result)
+    assert open_manifest(graph.settings.paths, FLOWERS, "test").footer["options"]["hold_out"] is None
 
 
 def test_the_crop_reaches_the_vectors(graph: Graph) -> None:
