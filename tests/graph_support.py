@@ -1,6 +1,6 @@
 """What the tests of the graph share: a small world on disk, and ways to run parts of the graph on it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from embeddings_assets.catalog import get_model
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
+from embeddings_assets.graph.partitions import dataset_splits
 from embeddings_assets.graph.resources import GpuResource
 from embeddings_assets.pipeline import EncoderCache, commit_vectors
 from embeddings_assets.settings import Settings
@@ -91,6 +92,19 @@ def outcomes(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> dict[str, d
     mine = [check for check in result.get_asset_check_evaluations() if check.asset_key == key]
     assert len({check.check_name for check in mine}) == len(mine)
     return {check.check_name: check for check in mine}
+
+
+def shown(instance: dg.DagsterInstance, keys: Sequence[dg.AssetCheckKey]) -> dict[tuple[str, str], str]:
+    """What the UI shows of checks, by name and partition; absent is what it calls missing."""
+    states = instance.event_log_storage.get_asset_check_state([(key, dataset_splits) for key in keys])
+    statuses = [
+        ((key.name, partition), status.value)
+        for key, state in states.items()
+        for status, subset in state.subsets.items()
+        for partition in subset.subset_value.get_partition_keys()
+    ]
+    assert len(dict(statuses)) == len(statuses)
+    return dict(statuses)
 
 
 def failed(result: dg.ExecuteInProcessResult, key: dg.AssetKey) -> set[str]:

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 from dagster import EventLogRecord
 from dagster._core.definitions.data_version import extract_data_version_from_entry
-from graph_support import CLIP, CUB, PROCESSED
+from graph_support import CLIP, CUB, PROCESSED, shown
 
 from embeddings_assets.catalog import MODELS, SPLITS
 from embeddings_assets.graph.attempts import MOST_FAILURES
@@ -334,14 +334,32 @@ def test_a_sensor_reports_what_was_left_failed_for_a_day(
     assert isinstance(event, dg.AssetCheckEvaluation)
     assert (event.asset_key, event.partition, event.check_name, event.passed) == (CLIP, DOGS, CHECK, False)
     instance.report_runless_asset_event(event)
-    found = instance.event_log_storage.get_asset_check_partition_info([event.asset_check_key])
-    assert {one.latest_execution_status.value for one in found if one.partition_key == DOGS} == {"FAILED"}
+    assert shown(instance, [event.asset_check_key]) == {(CHECK, DOGS): "FAILED"}, "it was never made"
     again = look(2 * DAY)
     assert isinstance(again, dg.SkipReason), "told once"
     assert "embeddings/CLIP Stanford Dogs|validation" in str(again.skip_message)
     nights.report(CLIP, DOGS)
     assert isinstance(look(3 * DAY), dg.SensorResult), "its cursor forgets what was made"
     assert isinstance(look(4 * DAY), dg.SkipReason)
+
+
+def test_a_split_that_was_left_failed_is_shown_failed_until_it_is_made(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    nights = Nights(instance, Settings(data_root=tmp_path, weights=str(tmp_path / "none")))
+    nights.report(CLIP, DOGS)
+    for _ in range(MOST_FAILURES):
+        nights.fail(DOGS, CLIP)
+    check = [dg.AssetCheckKey(CLIP, CHECK)]
+    assert shown(instance, check) == {(CHECK, DOGS): "EXECUTION_FAILED"}
+    later = datetime.datetime.now(datetime.UTC) + DAY + HOUR
+    reported = report_left_failed(dg.build_sensor_context(instance=instance), [CLIP], later)
+    assert isinstance(reported, dg.SensorResult)
+    for event in reported.asset_events:
+        instance.report_runless_asset_event(event)
+    assert shown(instance, check) == {(CHECK, DOGS): "FAILED"}
+    nights.report(CLIP, DOGS, version="2")
+    assert shown(instance, check) == {}, "it was of another materialization"
 
 
 def test_only_what_costs_little_runs_before_someone_turns_it_on() -> None:

@@ -21,6 +21,7 @@ from graph_support import (
     failures,
     graph_of,
     outcomes,
+    shown,
     store_unit_vectors,
     values,
 )
@@ -214,12 +215,7 @@ def test_results_are_kept_per_partition(graph: Graph) -> None:
     keys = graph.check_keys(CLIP)
     graph.run(checks=keys)
     graph.run(checks=keys, partition=f"{CUB}|train")
-    records = graph.instance.event_log_storage.get_asset_check_partition_info(keys)
-    statuses = {
-        (record.check_key.name, record.partition_key): record.latest_execution_status.value
-        for record in records
-    }
-    assert statuses == {
+    assert shown(graph.instance, keys) == {
         **{(key.name, PARTITION): "SUCCEEDED" for key in keys},
         **{
             (key.name, f"{CUB}|train"): "SUCCEEDED" if key.name == "not_left_failed" else "FAILED"
@@ -346,7 +342,7 @@ def test_without_a_partition_every_materialized_one_is_checked(graph: Graph) -> 
     """As the button *Execute all* does."""
     for split in ("train", "test"):
         store_unit_vectors(graph.settings, "CLIP", split, trained=True)
-        assert graph.run(CLIP, partition=f"{CUB}|{split}", checks=()).success
+        assert graph.run(CLIP, partition=f"{CUB}|{split}").success
     long_vectors(graph.settings.paths.embeddings_split("CLIP", CUB, "train") / "part-00000.parquet")
     keys = graph.check_keys(CLIP)
     result = graph.run(partition=None, checks=keys)
@@ -361,13 +357,7 @@ def test_without_a_partition_every_materialized_one_is_checked(graph: Graph) -> 
         *("weights_trained", "unit_norm", "size")
     }
     assert sums["weights_trained"].severity == dg.AssetCheckSeverity.WARN
-    records = graph.instance.event_log_storage.get_asset_check_partition_info(keys)
-    found = {
-        (record.check_key.name, record.partition_key): record.latest_execution_status.value
-        for record in records
-        if record.partition_key is not None
-    }
-    assert found == {
+    assert shown(graph.instance, keys) == {
         (key.name, f"{CUB}|{split}"): "FAILED"
         if key.name == "weights_trained" or (split == "train" and key.name in ("unit_norm", "size"))
         else "SUCCEEDED"

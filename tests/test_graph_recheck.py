@@ -4,7 +4,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from graph_support import CLIP, CUB, PARTITION, PROCESSED, Graph, failures, store_unit_vectors
+from graph_support import CLIP, CUB, PARTITION, PROCESSED, Graph, failures, shown, store_unit_vectors
 
 from embeddings_assets.graph.recheck import RECHECK
 from embeddings_assets.store.reading import part_files
@@ -21,13 +21,8 @@ def recheck(graph: Graph, **config: Any) -> dg.ExecuteInProcessResult:
     return job.execute_in_process(instance=graph.instance, raise_on_error=False, run_config=run_config)
 
 
-def statuses(graph: Graph) -> dict[tuple[str, str | None], str]:
-    keys = [*graph.check_keys(CLIP), *graph.check_keys(PROCESSED)]
-    records = graph.instance.event_log_storage.get_asset_check_partition_info(keys)
-    return {
-        (record.check_key.name, record.partition_key): record.latest_execution_status.value
-        for record in records
-    }
+def statuses(graph: Graph) -> dict[tuple[str, str], str]:
+    return shown(graph.instance, [*graph.check_keys(CLIP), *graph.check_keys(PROCESSED)])
 
 
 @pytest.fixture
@@ -53,6 +48,22 @@ def test_one_check_of_one_partition_is_made_alone(two_splits: Graph) -> None:
     assert not check.passed
     assert statuses(two_splits) == {("readable", PARTITION): "FAILED"}
     assert any(f"{PARTITION}: readable FAILED" in line for line in two_splits.log_of(result))
+
+
+def test_a_check_of_a_run_that_is_made_again_stays_in_the_ui(graph: Graph) -> None:
+    store_unit_vectors(graph.settings, "CLIP")
+    assert graph.run(CLIP).success
+    keys = graph.check_keys(CLIP)
+    sound = shown(graph.instance, keys)
+    assert sound.keys() == {(key.name, PARTITION) for key in keys}
+    assert sound["readable", PARTITION] == "SUCCEEDED"
+    again = {"asset": "embeddings/CLIP", "check": "readable", "partitions": [PARTITION]}
+    assert recheck(graph, **again).success
+    assert shown(graph.instance, keys) == sound
+    (part,) = part_files(graph.settings.paths.embeddings_split("CLIP", CUB, "test"))
+    part.write_bytes(part.read_bytes()[:-100])
+    assert recheck(graph, **again).success
+    assert shown(graph.instance, keys) == {**sound, ("readable", PARTITION): "FAILED"}
 
 
 def test_every_materialized_partition_where_none_is_named(two_splits: Graph) -> None:

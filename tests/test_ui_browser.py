@@ -4,7 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from graph_support import CLIP, CUB
+from graph_support import CLIP, CUB, shown
 from ui_server import Web, sync_api, wait
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
@@ -82,12 +82,7 @@ def assert_checked_per_partition(web: Web) -> None:
         checks = web.ask(names)["assetNodeOrError"]["assetChecksOrError"]["checks"]
         keys = [dg.AssetCheckKey(CLIP, check["name"]) for check in checks]
         assert len(keys) == 11
-        records = instance.event_log_storage.get_asset_check_partition_info(keys)
-    statuses = {
-        (record.check_key.name, record.partition_key): record.latest_execution_status.value
-        for record in records
-        if record.partition_key is not None
-    }
+        statuses = shown(instance, keys)
     assert statuses == {
         (key.name, f"{CUB}|{split}"): "FAILED" if key.name == "weights_trained" else "SUCCEEDED"
         for key in keys

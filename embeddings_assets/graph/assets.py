@@ -16,6 +16,7 @@ from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
 from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.history import latest_materialization
 from embeddings_assets.graph.metadata import embedding_metadata, looks_of, manifest_metadata
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
 from embeddings_assets.graph.raw import OWNERS, RAW, observe_before_reading
@@ -118,12 +119,9 @@ def embeddings_asset(
 
 def _metadata_of_the_same(context: dg.AssetExecutionContext, sha256: str) -> Mapping[str, dg.MetadataValue]:
     """Metadata of this partition's latest materialization if it was of the same files; otherwise none."""
-    latest = dg.AssetRecordsFilter(asset_key=context.asset_key, asset_partitions=[context.partition_key])
-    for record in context.instance.fetch_materializations(latest, limit=1).records:
-        metadata = record.asset_materialization.metadata if record.asset_materialization else {}
-        if "sha256" in metadata and metadata["sha256"].value == sha256:
-            return metadata
-    return {}
+    record = latest_materialization(context.instance, context.asset_key, context.partition_key)
+    metadata = record.asset_materialization.metadata if record and record.asset_materialization else {}
+    return metadata if "sha256" in metadata and metadata["sha256"].value == sha256 else {}
 
 
 def code_version(model: ModelSpec, width: str) -> str:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from embeddings_assets.graph.history import latest_materialization
+
 # So often in a row is bad luck; after that a person has to look.
 MOST_FAILURES = 3
 
@@ -25,12 +27,11 @@ def failures_since_made(
     instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str
 ) -> Sequence[FailedRun]:
     """Failed runs of an asset's partition since it was last materialized, the latest first."""
-    made = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition_key])
-    latest = instance.fetch_materializations(made, limit=1).records
+    made = latest_materialization(instance, key, partition_key)
     filters = dg.RunsFilter(
         tags={_PARTITION_TAG: partition_key},
         statuses=[dg.DagsterRunStatus.FAILURE],
-        created_after=datetime.fromtimestamp(latest[0].timestamp, UTC) if latest else None,
+        created_after=datetime.fromtimestamp(made.timestamp, UTC) if made else None,
     )
     records = instance.get_run_records(filters, limit=_RUNS_LOOKED_AT)
     return [

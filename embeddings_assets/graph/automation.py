@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 
 from embeddings_assets.graph.attempts import MOST_FAILURES, failures_since_made
+from embeddings_assets.graph.history import latest_observation
 from embeddings_assets.graph.partitions import dataset_and_split
 from embeddings_assets.graph.previews import chosen_previews
 from embeddings_assets.graph.raw import RAW
@@ -129,8 +130,7 @@ def _where(context: dg.AutomationContext, holds: Callable[[str], bool]) -> dg.Au
 
 def _raw_state(instance: dg.DagsterInstance, partition_key: str) -> str | None:
     dataset, _ = dataset_and_split(partition_key)
-    latest = dg.AssetRecordsFilter(asset_key=RAW, asset_partitions=[dataset])
-    records = instance.fetch_observations(latest, limit=1).records
-    observation = records[0].asset_observation if records else None
+    record = latest_observation(instance, RAW, dataset)
+    observation = record.asset_observation if record else None
     state = observation.metadata.get("state") if observation else None
     return None if state is None else str(state.value)

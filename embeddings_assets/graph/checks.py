@@ -16,6 +16,7 @@ from embeddings_assets.errors import StoreError
 from embeddings_assets.graph import overdue
 from embeddings_assets.graph.assets import embeddings_key
 from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.history import evaluation_of, latest_materialization
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
 from embeddings_assets.graph.previews import chosen_previews
 from embeddings_assets.graph.resources import DataResource
@@ -98,36 +99,22 @@ def of_partitions(
     if context.has_partition_key:
         yield from results(context.partition_key)
         return
-    partitions = materialized(context.instance, key)
     found: dict[str, dict[str, dg.AssetCheckResult]] = {
         check.name: {} for check in context.selected_asset_check_keys
     }
-    for partition in partitions:
+    for partition in materialized(context.instance, key):
+        # Before the files are read: of what is made meanwhile, nothing has been proved.
+        made = latest_materialization(context.instance, key, partition)
         for result in results(partition):
             found[str(result.check_name)][partition] = result
+            yield evaluation_of(key, result, partition, made)
     for name, by_partition in found.items():
-        for partition, result in by_partition.items():
-            yield evaluation_of(key, result, partition)
-        yield evaluation_of(key, _summary(key, name, by_partition), None)
+        yield evaluation_of(key, _summary(key, name, by_partition), None, None)
 
 
 def materialized(instance: dg.DagsterInstance, key: dg.AssetKey) -> list[str]:
     """The partitions of the catalog that an asset was made for; older catalogs may have had others."""
     return sorted(instance.get_materialized_partitions(key) & {*dataset_splits.get_partition_keys()})
-
-
-def evaluation_of(
-    key: dg.AssetKey, result: dg.AssetCheckResult, partition: str | None
-) -> dg.AssetCheckEvaluation:
-    """A result as the event of a partition, whatever the partition of the run."""
-    return dg.AssetCheckEvaluation(
-        asset_key=key,
-        check_name=str(result.check_name),
-        passed=result.passed,
-        metadata=result.metadata,
-        severity=result.severity,
-        partition=partition,
-    )
 
 
 def _summary(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from embeddings_assets.graph.attempts import MOST_FAILURES, FailedRun, failures_since_made
+from embeddings_assets.graph.history import evaluation_of, latest_materialization
 from embeddings_assets.graph.partitions import dataset_splits
 
 CHECK = "not_left_failed"
@@ -60,29 +61,28 @@ def report_left_failed(
         context.log.warning(f"{name} was left failed for a day")
     return dg.SensorResult(
         skip_reason=f"newly left failed: {', '.join(fresh) or 'nothing'}",  # what the tick shows
-        asset_events=[_evaluation(*left[name]) for name in fresh],
+        asset_events=[_evaluation(context.instance, *left[name]) for name in fresh],
         cursor=json.dumps({name: failures[0].run_id for name, (_, _, failures) in left.items()}),
     )
 
 
 def result_of(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str) -> dg.AssetCheckResult:
     """The check, made now."""
-    failures = failures_since_made(instance, key, partition)
+    return _result(key, partition, failures_since_made(instance, key, partition))
+
+
+def _evaluation(
+    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, failures: Failures
+) -> dg.AssetCheckEvaluation:
+    made = latest_materialization(instance, key, partition)
+    return evaluation_of(key, _result(key, partition, failures), partition, made)
+
+
+def _result(key: dg.AssetKey, partition: str, failures: Failures) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not failures,
         asset_key=key,
         check_name=CHECK,
-        severity=_severity(failures),
-        metadata=_metadata(key, partition, failures),
-    )
-
-
-def _evaluation(key: dg.AssetKey, partition: str, failures: Failures) -> dg.AssetCheckEvaluation:
-    return dg.AssetCheckEvaluation(
-        asset_key=key,
-        check_name=CHECK,
-        passed=not failures,
-        partition=partition,
         severity=_severity(failures),
         metadata=_metadata(key, partition, failures),
     )

@@ -12,8 +12,9 @@ import dagster as dg
 from embeddings_assets.catalog import MODELS
 from embeddings_assets.errors import UnknownNameError
 from embeddings_assets.graph.assets import PROCESSED, embeddings_key
-from embeddings_assets.graph.checks import EMBEDDINGS_CHECKS, embeddings_results, evaluation_of, materialized
+from embeddings_assets.graph.checks import EMBEDDINGS_CHECKS, embeddings_results, materialized
 from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.history import evaluation_of, latest_materialization
 from embeddings_assets.graph.manifest_checks import MANIFEST_CHECKS, manifest_results
 from embeddings_assets.graph.resources import DataResource
 
@@ -57,10 +58,11 @@ def recheck_job(width: str) -> dg.JobDefinition:
             results = partial(embeddings_results, models[asset], width, [name], data, context.instance)
         chosen = context.op_config["partitions"] or materialized(context.instance, key)
         for partition in chosen:
+            made = latest_materialization(context.instance, key, partition)
             for result in results(partition):
                 found = "passed" if result.passed else "FAILED"
                 context.log.info(f"{asset} {partition}: {name} {found}: {result.metadata['found'].value}")
-                yield evaluation_of(key, result, partition)
+                yield evaluation_of(key, result, partition, made)
         context.log.info(f"{name} of {asset}: partitions checked: {len(chosen)}")
         yield dg.Output(None)
 
