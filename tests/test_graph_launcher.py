@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,25 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     shutil.copy(Path(__file__).parent.parent / "dagster.yaml", tmp_path)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         yield instance
+
+
+IN_PROCESS = """
+import sys, time
+from pathlib import Path
+import dagster as dg
+
+@dg.op
+def work():
+    Path(sys.argv[2]).touch()
+    time.sleep(600)
+
+@dg.job(executor_def=dg.in_process_executor)
+def demo():
+    work()
+
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    demo.execute_in_process(instance=instance)
+"""
 
 
 def started(instance: dg.DagsterInstance, pid: int) -> RunRecord:
@@ -58,6 +78,23 @@ def test_a_run_lives_as_long_as_its_process(instance: dg.DagsterInstance) -> Non
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert status_after_a_look(instance, record) == "FAILURE", "it has ended, and nobody has asked yet"
     assert status_after_a_look(instance, started(instance, process.pid)) == "FAILURE"
+
+
+def test_a_run_in_the_process_of_a_killed_demo_ends_too(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    command = [sys.executable, "-c", IN_PROCESS, instance.root_directory, str(begun)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as demo:
+        try:
+            deadline = time.monotonic() + 120
+            while not begun.exists():
+                assert demo.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            (record,) = instance.get_run_records()
+            assert status_after_a_look(instance, record) == "STARTED"
+        finally:
+            demo.kill()
+    assert status_after_a_look(instance, record) == "FAILURE"
 
 
 def test_no_process_outlives_its_machine(

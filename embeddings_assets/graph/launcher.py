@@ -1,7 +1,7 @@
 """The run launcher of `dagster.yaml`: Dagster's own, and a look whether a run's process still lives.
 
-Without it a run that was under way when the machine, `dagster dev` or the code server died would count as
-running for ever, and hold the GPU. For runs on the daemon's own machine; of others nothing is said.
+Without it a run that was under way when the machine, `dagster dev`, the code server or `make demo` died would
+count as running for ever, and hold the GPU. For runs on the daemon's own machine; of others nothing is said.
 """
 
 import os
@@ -12,7 +12,8 @@ from pathlib import Path
 import dagster as dg
 from dagster._core.launcher.base import CheckRunHealthResult, WorkerStatus
 
-_STARTED = re.compile(r"Started process for run \(pid: (\d+)\)")
+# Of a run that was launched, and of one that is executed in the process that asked for it, as the demo's are.
+_STARTED = re.compile(r"(?:Started process for run|Executing steps in process) \(pid: (\d+)\)")
 _LOCAL_HOSTS = ("localhost", "127.0.0.1")
 
 
