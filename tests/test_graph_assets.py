@@ -34,7 +34,7 @@ from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
 from embeddings_assets.encoders.lock import write_random_lock
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.graph.build import build_definitions
-from embeddings_assets.graph.raw import RAW
+from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.running import ProgressLog
 from embeddings_assets.pipeline import EncoderCache, EncoderChoice

@@ -12,8 +12,8 @@ from graph_support import CLIP, CUB, PROCESSED, shown
 from embeddings_assets.catalog import MODELS, SPLITS
 from embeddings_assets.graph.attempts import MOST_FAILURES
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
+from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.overdue import CHECK, report_left_failed
-from embeddings_assets.graph.raw import RAW
 from embeddings_assets.settings import Settings
 
 # Dagster's own evaluation of conditions uses a parameter that is in beta.

@@ -13,8 +13,8 @@ from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, ModelSpec, get_m
 from embeddings_assets.errors import UnknownNameError
 from embeddings_assets.graph.assets import code_version
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
+from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits, datasets, partition_of
-from embeddings_assets.graph.raw import RAW
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.schema import MANIFEST_SCHEMA, embedding_schema
 from embeddings_assets.store.verify import CHECKS

@@ -1,8 +1,10 @@
 """The raw datasets in the graph: what is observed of them, and whom a change makes stale."""
 
+import datetime
 import os
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -14,7 +16,8 @@ from graph_support import CUB, PROCESSED, Graph, failures
 from embeddings_assets.catalog import DATASETS, SPLITS
 from embeddings_assets.datasets.synthetic import write_synthetic
 from embeddings_assets.doctor import examine
-from embeddings_assets.graph.raw import RAW, watch_raw_data
+from embeddings_assets.graph.keys import RAW
+from embeddings_assets.graph.raw import watch_raw_data
 from embeddings_assets.graph.resources import DataResource
 
 pytest_plugins = ("graph_fixtures",)
@@ -107,32 +110,62 @@ def test_what_was_made_is_fresh_until_its_own_raw_data_changes(graph: Graph) -> 
     assert set(staleness(graph, CUB, clip).values()) == {MISSING}
 
 
+def look(graph: Graph) -> list[dg.AssetObservation]:
+    """A tick of the sensor: what it records."""
+    context = dg.build_sensor_context(
+        instance=graph.instance,
+        resources={"data": DataResource.bound_to(graph.settings)},
+        definitions=graph.defs,
+    )
+    result = watch_raw_data(context)
+    if isinstance(result, dg.SkipReason):
+        return []
+    assert isinstance(result, dg.SensorResult)
+    recorded = [event for event in result.asset_events if isinstance(event, dg.AssetObservation)]
+    for event in recorded:
+        graph.instance.report_runless_asset_event(event)
+    return recorded
+
+
 def test_the_sensor_records_only_what_changed(graph: Graph) -> None:
-    resource = DataResource.bound_to(graph.settings)
-
-    def look(cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-        context = dg.build_sensor_context(
-            instance=graph.instance, cursor=cursor, resources={"data": resource}, definitions=graph.defs
-        )
-        result = watch_raw_data(context)
-        assert isinstance(result, dg.SensorResult | dg.SkipReason)
-        return result
-
-    first = look(None)
-    assert isinstance(first, dg.SensorResult)
-    assert [event.partition for event in first.asset_events] == [dataset.name for dataset in DATASETS]
-    assert isinstance(look(first.cursor), dg.SkipReason)
+    assert [event.partition for event in look(graph)] == [dataset.name for dataset in DATASETS]
+    assert look(graph) == []
     touch_image(graph)
-    second = look(first.cursor)
-    assert isinstance(second, dg.SensorResult)
-    assert [event.partition for event in second.asset_events] == [CUB]
+    assert [event.partition for event in look(graph)] == [CUB]
+    observe(graph, CUB)
+    assert look(graph) == [], "a run has recorded it"
     shutil.rmtree(graph.settings.paths.raw_folder(CUB))
-    third = look(second.cursor)
-    assert isinstance(third, dg.SensorResult)
-    (gone,) = third.asset_events
-    assert isinstance(gone, dg.AssetObservation)
+    (gone,) = look(graph)
     # Its manifests were read from the raw folder, so no class tree stands in for it.
     assert gone.metadata["state"].value == "missing"
+
+
+@pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
+def test_what_a_run_found_missing_is_seen_when_it_is_back(graph: Graph, tmp_path: Path) -> None:
+    evening = datetime.datetime(2026, 1, 1, 22, tzinfo=datetime.UTC)
+    cursor = dg.evaluate_automation_conditions(
+        graph.defs, instance=graph.instance, evaluation_time=evening
+    ).cursor
+
+    def asked(day: int) -> set[str]:
+        nonlocal cursor
+        night = evening + datetime.timedelta(days=day, hours=5)
+        result = dg.evaluate_automation_conditions(
+            graph.defs, instance=graph.instance, evaluation_time=night, cursor=cursor
+        )
+        cursor = result.cursor
+        return set(result.get_requested_partitions(PROCESSED))
+
+    look(graph)
+    image = next(graph.settings.paths.raw_folder(CUB).rglob("*.jpg"))
+    aside = image.rename(tmp_path / image.name)
+    assert not graph.run(PROCESSED, checks=()).success
+    assert observed(graph, CUB)["state"] == "partial"
+    assert asked(0) == set()
+    aside.rename(image)
+    (back,) = look(graph)
+    assert (back.partition, back.metadata["state"].value) == (CUB, "present")
+    assert asked(1) == {f"{CUB}|{split}" for split in SPLITS}
 
 
 @pytest.mark.parametrize("name", ["../../etc", "CUB-200-2011|train"])

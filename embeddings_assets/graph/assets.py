@@ -17,9 +17,10 @@ from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SH
 from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
 from embeddings_assets.graph.history import latest_materialization
+from embeddings_assets.graph.keys import PROCESSED, RAW, embeddings_key
 from embeddings_assets.graph.metadata import embedding_metadata, looks_of, manifest_metadata
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
-from embeddings_assets.graph.raw import OWNERS, RAW, observe_before_reading
+from embeddings_assets.graph.raw import OWNERS, observe_before_reading
 from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.tables import embedding_table, manifest_table
 from embeddings_assets.settings import DataPaths
@@ -30,11 +31,6 @@ if TYPE_CHECKING:
     from embeddings_assets.store.manifest import Manifest
 
 GPU_POOL = "gpu"
-PROCESSED = dg.AssetKey("processed_images")
-
-
-def embeddings_key(model: ModelSpec) -> dg.AssetKey:
-    return dg.AssetKey(["embeddings", model.name])
 
 
 @dg.asset(

@@ -7,9 +7,9 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver, S
 
 from embeddings_assets.graph.attempts import MOST_FAILURES, failures_since_made
 from embeddings_assets.graph.history import latest_observation
+from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import dataset_and_split
 from embeddings_assets.graph.previews import chosen_previews
-from embeddings_assets.graph.raw import RAW
 
 NIGHTLY = "0 2 * * *"
 

@@ -6,9 +6,10 @@ from typing import Any
 import dagster as dg
 
 from embeddings_assets.catalog import MODELS
-from embeddings_assets.graph.assets import PROCESSED, embeddings_asset, embeddings_key, processed_images
+from embeddings_assets.graph.assets import embeddings_asset, processed_images
 from embeddings_assets.graph.automation import nightly_backfill_condition, nightly_backfill_sensor
 from embeddings_assets.graph.checks import embeddings_checks
+from embeddings_assets.graph.keys import PROCESSED, embeddings_key
 from embeddings_assets.graph.manifest_checks import processed_images_checks
 from embeddings_assets.graph.overdue import left_failed_sensor
 from embeddings_assets.graph.previews import chosen_previews

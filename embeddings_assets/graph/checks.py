@@ -14,9 +14,9 @@ import dagster as dg
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.errors import StoreError
 from embeddings_assets.graph import overdue
-from embeddings_assets.graph.assets import embeddings_key
 from embeddings_assets.graph.failures import shown_as_failures
 from embeddings_assets.graph.history import evaluation_of, latest_materialization
+from embeddings_assets.graph.keys import embeddings_key
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
 from embeddings_assets.graph.previews import chosen_previews
 from embeddings_assets.graph.resources import DataResource

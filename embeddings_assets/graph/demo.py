@@ -15,7 +15,6 @@ import dagster as dg
 
 from embeddings_assets.catalog import MODELS, SPLITS
 from embeddings_assets.errors import EmbeddingsError, SettingsError, SplitBusyError
-from embeddings_assets.graph.assets import PROCESSED, embeddings_key
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
 from embeddings_assets.graph.checks import WEIGHTS_TRAINED
 from embeddings_assets.graph.demo_data import (
@@ -25,6 +24,7 @@ from embeddings_assets.graph.demo_data import (
     write_demo_data,
 )
 from embeddings_assets.graph.interrupts import interruptible
+from embeddings_assets.graph.keys import PROCESSED, embeddings_key
 from embeddings_assets.graph.partitions import partition_of
 from embeddings_assets.graph.resources import GpuResource
 from embeddings_assets.pipeline import EncoderCache

@@ -6,9 +6,9 @@ from functools import partial
 import dagster as dg
 
 from embeddings_assets.graph import overdue
-from embeddings_assets.graph.assets import PROCESSED
 from embeddings_assets.graph.checks import CheckOutcome, check_result, check_spec, of_partitions
 from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.keys import PROCESSED
 from embeddings_assets.graph.partitions import dataset_and_split
 from embeddings_assets.graph.resources import DataResource
 from embeddings_assets.quality.manifests import CHECKS, check_manifest

@@ -4,7 +4,6 @@ An observation of a dataset records its state (present, partial, missing, wrong)
 there, and a data version that changes with what `prepare` would read.
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,12 +11,13 @@ import dagster as dg
 
 from embeddings_assets.catalog import DATASETS, DatasetSpec, get_dataset
 from embeddings_assets.graph.failures import shown_as_failures
+from embeddings_assets.graph.history import latest_observation
+from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import datasets
 from embeddings_assets.graph.previews import chosen_previews
 from embeddings_assets.graph.resources import DataResource
 
 OWNERS = ["team:research"]
-RAW = dg.AssetKey("raw_images")
 
 # The tags by which Dagster tells whether an asset is stale.
 _DATA_VERSION = "dagster/data_version"
@@ -57,18 +57,25 @@ with chosen_previews():  # of several source assets observed at once, the kind t
 def watch_raw_data(
     context: dg.SensorEvaluationContext, data: DataResource
 ) -> dg.SensorResult | dg.SkipReason:
-    known: dict[str, str] = json.loads(context.cursor or "{}")
-    seen = {dataset.name: observation_of(dataset, data) for dataset in DATASETS}
-    versions = {name: observation.tags[_DATA_VERSION] for name, observation in seen.items()}
-    changed = [name for name in versions if versions[name] != known.get(name)]
+    seen = [observation_of(dataset, data) for dataset in DATASETS]
+    # Not with what this sensor saw last: runs record what they find, too.
+    changed = [
+        observation
+        for observation in seen
+        if observation.data_version != _recorded_version(context.instance, str(observation.partition))
+    ]
     if not changed:
         return dg.SkipReason("no raw folder has changed")
-    states = ", ".join(f"{name} {seen[name].metadata['state'].value}" for name in changed)
+    states = ", ".join(f"{one.partition} {one.metadata['state'].value}" for one in changed)
     return dg.SensorResult(
         skip_reason=f"recorded: {states}",  # what the tick shows; it asks for no run
-        asset_events=[seen[name] for name in changed],
-        cursor=json.dumps(versions),
+        asset_events=changed,
     )
+
+
+def _recorded_version(instance: dg.DagsterInstance, dataset: str) -> str | None:
+    record = latest_observation(instance, RAW, dataset)
+    return record.asset_observation.data_version if record and record.asset_observation else None
 
 
 def observation_of(dataset: DatasetSpec, data: DataResource) -> dg.AssetObservation:
@@ -102,6 +109,6 @@ def observe_before_reading(
     """
     observation = observation_of(get_dataset(dataset), data)
     context.log_event(observation)
-    latest = dg.AssetRecordsFilter(asset_key=RAW, asset_partitions=[dataset])
-    record = context.instance.fetch_observations(latest, limit=1).records[0]
-    return {_USED_VERSION: observation.tags[_DATA_VERSION], _USED_EVENT: str(record.storage_id)}
+    record = latest_observation(context.instance, RAW, dataset)
+    event = "NULL" if record is None else str(record.storage_id)
+    return {_USED_VERSION: observation.tags[_DATA_VERSION], _USED_EVENT: event}

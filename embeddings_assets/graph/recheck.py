@@ -11,10 +11,10 @@ import dagster as dg
 
 from embeddings_assets.catalog import MODELS
 from embeddings_assets.errors import UnknownNameError
-from embeddings_assets.graph.assets import PROCESSED, embeddings_key
 from embeddings_assets.graph.checks import EMBEDDINGS_CHECKS, embeddings_results, materialized
 from embeddings_assets.graph.failures import shown_as_failures
 from embeddings_assets.graph.history import evaluation_of, latest_materialization
+from embeddings_assets.graph.keys import PROCESSED, embeddings_key
 from embeddings_assets.graph.manifest_checks import MANIFEST_CHECKS, manifest_results
 from embeddings_assets.graph.resources import DataResource
 
