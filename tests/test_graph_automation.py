@@ -69,7 +69,12 @@ class Nights:
         return self.instance.get_latest_data_version_record(key, key == RAW, partition)
 
     def report(
-        self, key: dg.AssetKey, partition: str, version: str = "1", made_of: EventLogRecord | None = None
+        self,
+        key: dg.AssetKey,
+        partition: str,
+        version: str = "1",
+        made_of: EventLogRecord | None = None,
+        status: str = "written",
     ) -> None:
         """Record a materialization with the tags of a run: its version, its recipe's, what it was made of."""
         upstream = RAW if key == PROCESSED else PROCESSED
@@ -84,7 +89,9 @@ class Nights:
             if made_of
             else "NULL",
         }
-        self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, tags=tags))
+        self.instance.report_runless_asset_event(
+            dg.AssetMaterialization(key, partition=partition, tags=tags, metadata={"status": status})
+        )
 
     def report_all(self, *partitions: str) -> None:
         for partition in partitions:
@@ -263,6 +270,38 @@ def test_what_keeps_failing_is_given_up_until_a_person_makes_it(
     assert "CLIP" in nights.ask(night + 9 * DAY), "made by a person: it is tried again when it is stale"
 
 
+def test_what_was_given_up_is_asked_for_when_its_dataset_arrives(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    night = (now + DAY).replace(hour=2, minute=1)
+    nights = Nights(instance, Settings(data_root=tmp_path, weights="random"), start=now)
+    for partition in splits_of(CUB):
+        for _ in range(MOST_FAILURES):
+            nights.fail(partition, PROCESSED)
+    assert check_of(nights, f"{CUB}|test", PROCESSED).severity == dg.AssetCheckSeverity.ERROR
+    nights.observe(CUB)
+    assert nights.ask(night) == everything(*splits_of(CUB))
+    told = check_of(nights, f"{CUB}|test", PROCESSED)
+    assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert str(told.metadata["found"].value).endswith("; what it is made of has changed since")
+
+
+def test_embeddings_that_were_given_up_are_asked_for_when_their_manifest_is_written_anew(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    night = (now + DAY).replace(hour=2, minute=1)
+    nights = Nights(instance, Settings(data_root=tmp_path, weights=str(tmp_path / "none")), start=now)
+    nights.report(PROCESSED, DOGS)
+    for _ in range(MOST_FAILURES):
+        nights.fail(DOGS, CLIP)
+        nights.report(PROCESSED, DOGS, status="unchanged")
+    assert "CLIP" not in nights.ask(night)
+    nights.report(PROCESSED, DOGS)  # mended, with the same content
+    assert nights.ask(night + DAY) == every_model(DOGS)
+
+
 def test_a_failure_counts_for_the_asset_that_failed_alone(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:
@@ -334,7 +373,7 @@ def test_a_sensor_reports_what_was_left_failed_for_a_day(
     assert isinstance(event, dg.AssetCheckEvaluation)
     assert (event.asset_key, event.partition, event.check_name, event.passed) == (CLIP, DOGS, CHECK, False)
     instance.report_runless_asset_event(event)
-    assert shown(instance, [event.asset_check_key]) == {(CHECK, DOGS): "FAILED"}, "it was never made"
+    assert shown(instance, [event.asset_check_key])[CHECK, DOGS] == "FAILED", "it was never made"
     again = look(2 * DAY)
     assert isinstance(again, dg.SkipReason), "told once"
     assert "embeddings/CLIP Stanford Dogs|validation" in str(again.skip_message)

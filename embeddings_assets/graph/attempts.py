@@ -1,4 +1,7 @@
-"""Attempts that failed: how often a partition was tried since it was last made, and when."""
+"""Attempts that failed: how often a partition was tried since it was last made, and when.
+
+An attempt says nothing any more once what the partition is made of has changed.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +9,11 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from embeddings_assets.graph.history import latest_materialization
+from embeddings_assets.graph.history import all_records, latest_materialization
+from embeddings_assets.graph.keys import PROCESSED, RAW
+from embeddings_assets.graph.partitions import dataset_and_split
 
-# So often in a row is bad luck; after that a person has to look.
+# So often with nothing changed is bad luck; after that a person has to look.
 MOST_FAILURES = 3
 
 _PARTITION_TAG = "dagster/partition"
@@ -17,10 +22,19 @@ _RUNS_LOOKED_AT = 50
 
 @dataclass(frozen=True)
 class FailedRun:
-    """A run that was to make a partition and failed."""
+    """A run that was to make a partition and failed.
+
+    `outdated`: what the partition is made of has changed since.
+    """
 
     run_id: str
     ended: datetime
+    outdated: bool
+
+
+def given_up(failures: Sequence[FailedRun]) -> bool:
+    """Whether the nightly backfill leaves a partition that failed like this to a person."""
+    return sum(not failure.outdated for failure in failures) >= MOST_FAILURES
 
 
 def failures_since_made(
@@ -33,14 +47,45 @@ def failures_since_made(
         statuses=[dg.DagsterRunStatus.FAILURE],
         created_after=datetime.fromtimestamp(made.timestamp, UTC) if made else None,
     )
-    records = instance.get_run_records(filters, limit=_RUNS_LOOKED_AT)
-    return [
-        FailedRun(record.dagster_run.run_id, datetime.fromtimestamp(record.end_time, UTC))
-        for record in records
+    failed = [
+        (record.dagster_run.run_id, record.end_time)
+        for record in instance.get_run_records(filters, limit=_RUNS_LOOKED_AT)
         if record.end_time is not None
         and _asked_for(record.dagster_run, key)
         and _tried(instance, record.dagster_run.run_id, key)
     ]
+    changed = _last_change(instance, key, partition_key) if failed else 0.0
+    return [FailedRun(run_id, datetime.fromtimestamp(end, UTC), end < changed) for run_id, end in failed]
+
+
+def _last_change(instance: dg.DagsterInstance, key: dg.AssetKey, partition_key: str) -> float:
+    """When what a partition is made of last changed; 0 where nothing is recorded of it."""
+    if key == PROCESSED:
+        dataset, _ = dataset_and_split(partition_key)
+        return _raw_data_changed(instance, dataset)
+    return _manifest_changed(instance, partition_key)
+
+
+def _raw_data_changed(instance: dg.DagsterInstance, dataset: str) -> float:
+    """When the present version of a raw dataset was first observed."""
+    changed, version = 0.0, None
+    for record in all_records(instance.fetch_observations, RAW, dataset):
+        found = record.asset_observation.data_version if record.asset_observation else None
+        if changed and found != version:
+            break
+        changed, version = record.timestamp, found
+    return changed
+
+
+def _manifest_changed(instance: dg.DagsterInstance, partition_key: str) -> float:
+    """When a manifest was last written, as opposed to looked at by a run that changed nothing."""
+    changed = 0.0
+    for record in all_records(instance.fetch_materializations, PROCESSED, partition_key):
+        changed = record.timestamp
+        status = record.asset_materialization.metadata.get("status") if record.asset_materialization else None
+        if status is None or status.value != "unchanged":
+            break
+    return changed
 
 
 def _asked_for(run: dg.DagsterRun, key: dg.AssetKey) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import dagster as dg
 from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
 
-from embeddings_assets.graph.attempts import MOST_FAILURES, failures_since_made
+from embeddings_assets.graph.attempts import MOST_FAILURES, failures_since_made, given_up
 from embeddings_assets.graph.history import latest_observation
 from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import dataset_and_split
@@ -15,7 +15,7 @@ NIGHTLY = "0 2 * * *"
 
 
 class GivenUp(dg.AutomationCondition):
-    """The partition failed MOST_FAILURES times since it was last made."""
+    """The partition failed MOST_FAILURES times since it, or what it is made of, last changed."""
 
     @property
     def name(self) -> str:
@@ -23,13 +23,11 @@ class GivenUp(dg.AutomationCondition):
 
     @property
     def description(self) -> str:
-        return f"Failed {MOST_FAILURES} times since it was last made"
+        return f"Failed {MOST_FAILURES} times since it was made and what it is made of changed"
 
     def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
         instance = context.asset_graph_view.instance
-        return _where(
-            context, lambda key: len(failures_since_made(instance, context.key, key)) >= MOST_FAILURES
-        )
+        return _where(context, lambda key: given_up(failures_since_made(instance, context.key, key)))
 
 
 class Stale(dg.AutomationCondition):
@@ -91,7 +89,7 @@ def nightly_backfill_sensor(target: dg.AssetSelection) -> dg.AutomationCondition
             use_user_code_server=True,
             description="Every night at 02:00 UTC, asks for manifests and embeddings that are missing or "
             "stale, have what they are made of, are not in progress, and did not fail "
-            f"{MOST_FAILURES} times in a row.",
+            f"{MOST_FAILURES} times with nothing changed.",
         )
 
 

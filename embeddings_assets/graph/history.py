@@ -1,9 +1,13 @@
 """What the instance has recorded of a partition, and check results recorded so that they count for it."""
 
+from collections.abc import Callable, Iterator
+
 import dagster as dg
 from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
+
+_PAGE = 10  # materializations hold pictures
 
 
 def latest_materialization(
@@ -18,6 +22,22 @@ def latest_observation(
 ) -> dg.EventLogRecord | None:
     of_partition = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     return next(iter(instance.fetch_observations(of_partition, limit=1).records), None)
+
+
+def all_records(
+    fetch: "Callable[..., dg.EventRecordsResult]", key: dg.AssetKey, partition: str
+) -> Iterator[dg.EventLogRecord]:
+    """The latest first.
+
+    Args:
+        fetch: `fetch_materializations` or `fetch_observations` of an instance.
+    """
+    of_partition = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    cursor, has_more = None, True
+    while has_more:
+        page = fetch(of_partition, limit=_PAGE, cursor=cursor)
+        yield from page.records
+        cursor, has_more = page.cursor, page.has_more
 
 
 def evaluation_of(

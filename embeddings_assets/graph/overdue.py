@@ -10,14 +10,14 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from embeddings_assets.graph.attempts import MOST_FAILURES, FailedRun, failures_since_made
+from embeddings_assets.graph.attempts import MOST_FAILURES, FailedRun, failures_since_made, given_up
 from embeddings_assets.graph.history import evaluation_of, latest_materialization
 from embeddings_assets.graph.partitions import dataset_splits
 
 CHECK = "not_left_failed"
 DESCRIPTION = (
     "No run of this partition has failed since it was last made; after "
-    f"{MOST_FAILURES} failures the nightly backfill leaves it to a person."
+    f"{MOST_FAILURES} failures with nothing changed the nightly backfill leaves it to a person."
 )
 LEFT_FOR = timedelta(days=1)
 
@@ -89,8 +89,7 @@ def _result(key: dg.AssetKey, partition: str, failures: Failures) -> dg.AssetChe
 
 
 def _severity(failures: Failures) -> dg.AssetCheckSeverity:
-    given_up = len(failures) >= MOST_FAILURES
-    return dg.AssetCheckSeverity.ERROR if given_up else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckSeverity.ERROR if given_up(failures) else dg.AssetCheckSeverity.WARN
 
 
 def _metadata(key: dg.AssetKey, partition: str, failures: Failures) -> dict[str, str]:
@@ -98,11 +97,14 @@ def _metadata(key: dg.AssetKey, partition: str, failures: Failures) -> dict[str,
     if not failures:
         return {**expected, "found": "none"}
     runs = ", ".join(f"{failure.run_id[:8]} ({failure.ended:%Y-%m-%d %H:%M} UTC)" for failure in failures[:5])
-    given_up = len(failures) >= MOST_FAILURES
+    consequence = ""
+    if given_up(failures):
+        consequence = "; the nightly backfill does not ask for it any more"
+    elif failures[0].outdated:
+        consequence = "; what it is made of has changed since"
     return {
         **expected,
-        "found": f"{len(failures)} failed: {runs}"
-        + ("; the nightly backfill does not ask for it any more" if given_up else ""),
+        "found": f"{len(failures)} failed: {runs}{consequence}",
         "remedy": f"read the error of run {failures[0].run_id[:8]}, do what it says, then materialize "
         f"{key.to_user_string()} for {partition}",
     }
