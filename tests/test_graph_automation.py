@@ -154,6 +154,20 @@ def test_embeddings_are_asked_for_where_their_manifest_stands(instance: dg.Dagst
     assert nights.ask(NIGHT) == every_model(DOGS)
 
 
+@pytest.mark.parametrize(
+    ("state", "asked"),
+    [("present", True), ("processed-tree", True), ("partial", True), ("missing", False), ("wrong", False)],
+)
+def test_embeddings_are_not_asked_for_where_their_images_are_gone(
+    instance: dg.DagsterInstance, state: str, asked: bool
+) -> None:
+    nights = Nights(instance)
+    nights.observe("Stanford Dogs", state="present")
+    nights.report(PROCESSED, DOGS)
+    nights.observe("Stanford Dogs", state=state)
+    assert (DOGS in nights.ask(NIGHT).get("CLIP", ())) is asked
+
+
 def test_a_complete_partition_is_not_asked_for_and_an_identical_rerun_changes_nothing(
     instance: dg.DagsterInstance,
 ) -> None:
@@ -313,6 +327,7 @@ def test_a_failure_counts_for_the_asset_that_failed_alone(
         nights.fail(DOGS, PROCESSED, *MODEL_KEYS)
     assert check_of(nights, DOGS).passed
     assert not check_of(nights, DOGS, PROCESSED).passed
+    nights.observe("Stanford Dogs", state="partial")
     nights.report(PROCESSED, DOGS)
     assert nights.ask(night) == every_model(DOGS)
 

@@ -63,13 +63,30 @@ class RawDataPresent(dg.AutomationCondition):
         return _where(context, lambda key: _raw_state(instance, key) in ("present", "processed-tree"))
 
 
+class RawDataUnusable(dg.AutomationCondition):
+    """The partition's dataset was missing, or its lists could not be read, when it was last looked at."""
+
+    @property
+    def name(self) -> str:
+        return "raw_data_unusable"
+
+    @property
+    def description(self) -> str:
+        return "The raw dataset is missing or cannot be read"
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult:
+        instance = context.asset_graph_view.instance
+        return _where(context, lambda key: _raw_state(instance, key) in ("missing", "wrong"))
+
+
 def nightly_backfill_condition(cron: str = NIGHTLY) -> dg.AutomationCondition:
     """For embeddings. Asks, at each tick of `cron` (UTC), for what is missing or stale and can be made."""
     # With a manifest that is made first, in the same run.
     upstream_present = (~dg.AutomationCondition.any_deps_missing()).with_label("upstream present")
     # A manifest that is made again may come out changed; if it does not, embedding takes no time.
     manifest_made = dg.AutomationCondition.any_deps_match(dg.AutomationCondition.will_be_requested())
-    return _nightly(cron, _missing_or_stale() | manifest_made, upstream_present)
+    # Images that are known to be gone cannot be embedded; a part of them can, where its manifest says so.
+    return _nightly(cron, _missing_or_stale() | manifest_made, upstream_present & ~RawDataUnusable())
 
 
 def nightly_manifest_condition(cron: str = NIGHTLY) -> dg.AutomationCondition:
