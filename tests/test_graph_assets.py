@@ -187,9 +187,6 @@ def test_embeddings_without_their_manifest_say_what_is_missing(graph: Graph) -> 
 @pytest.mark.parametrize(
     "config",
     [
-        {"root": "{outside}"},
-        {"root": "{root}/../elsewhere"},
-        {"root": "{root}/link"},
         {"raw_dir": "{outside}"},
         {"raw_dir": "{root}/../elsewhere"},
     ],
@@ -204,6 +201,23 @@ def test_a_run_cannot_leave_the_data_root(graph: Graph, tmp_path: Path, config: 
     assert "outside the configured data root" in failures(result)["processed_images"].error_display_string
     assert list(outside.iterdir()) == []
     assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "root", ["{outside}", "{root}/../elsewhere", "{root}/link", "{root}/trial", "{root}/raw"]
+)
+def test_a_run_cannot_have_another_data_root(graph: Graph, tmp_path: Path, root: str) -> None:
+    """A partition stands for its files in the configured one."""
+    configured, outside = graph.settings.data_root, tmp_path / "outside"
+    outside.mkdir()
+    (configured / "link").symlink_to(outside)
+    before = sorted(tmp_path.rglob("*"))
+    result = graph.run(PROCESSED, data={"root": root.format(root=configured, outside=outside)}, checks=())
+    failure = failures(result)["processed_images"].user_failure_data
+    assert f"is not the configured data root {configured}" in failure.description
+    assert "leave data.root out" in failure.metadata["remedy"].value
+    assert sorted(tmp_path.rglob("*")) == before
+    assert graph.instance.get_materialized_partitions(PROCESSED) == set()
 
 
 def test_a_run_cannot_load_weights_from_elsewhere(graph: Graph, tmp_path: Path) -> None:
@@ -221,14 +235,14 @@ def test_a_run_cannot_replace_trained_vectors_by_random_ones(settings: Settings,
     assert "would replace embeddings made with trained ones" in failure.description
 
 
-def test_a_run_may_use_folders_inside_the_data_root(graph: Graph, tmp_path: Path) -> None:
+def test_a_run_may_name_the_data_root_and_a_raw_folder_inside_it(graph: Graph, tmp_path: Path) -> None:
     root = graph.settings.data_root
     mirror = tmp_path / "disk"
     shutil.move(root / "raw", mirror)
     (root / "mirror").symlink_to(mirror)
-    result = graph.run(PROCESSED, data={"root": str(root / "trial"), "raw_dir": str(root / "mirror")})
+    result = graph.run(PROCESSED, data={"root": f"{root}/.", "raw_dir": str(root / "mirror")})
     assert result.success, failures(result)
-    assert (root / "trial" / "processed" / CUB / "test" / "manifest.parquet").is_file()
+    assert Path(values(result, PROCESSED)["raw_folder"]) == mirror / "CUB_200_2011"
 
 
 def test_an_unbound_resource_refuses_every_folder(tmp_path: Path) -> None:

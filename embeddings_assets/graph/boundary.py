@@ -24,15 +24,19 @@ class Boundary:
         return cls(root=settings.data_root.resolve(), weights=settings.weights)
 
     def data_root(self, value: str) -> Path:
-        """A data root to write below: the configured one, or a folder inside it.
+        """A data root to write below: the configured one, under whatever name.
+
+        No other: a partition stands for its files in one data root, so that a run that wrote elsewhere would
+        be recorded as what the graph shows and checks.
 
         Raises:
-            SettingsError: it lies elsewhere.
+            SettingsError: it is another folder.
         """
-        if not Path(value).resolve().is_relative_to(self.root):
+        if Path(value).resolve() != self.root:
             raise SettingsError(
-                f"The data root {value!r} lies outside the configured data root {self.root}.",
-                remedy="leave data.root out of the run configuration, or set EMBEDDINGS_DATA anew",
+                f"The data root {value!r} is not the configured data root {self.root}.",
+                remedy="leave data.root out of the run configuration; for another data root, start Dagster "
+                "with EMBEDDINGS_DATA and a DAGSTER_HOME of its own",
             )
         return Path(value)
 

@@ -32,8 +32,8 @@ class DataResource(dg.ConfigurableResource):
     boundary: ClassVar[Boundary | None] = None
 
     root: str = Field(
-        description="Data root: holds raw/, processed/ and embeddings/. "
-        "The configured root (EMBEDDINGS_DATA) or a folder inside it; anything else is refused."
+        description="Data root: holds raw/, processed/ and embeddings/. Anything but the configured one "
+        "(EMBEDDINGS_DATA), whose files the partitions stand for, is refused."
     )
     raw_dir: str | None = Field(
         default=None,
@@ -81,7 +81,7 @@ class DataResource(dg.ConfigurableResource):
         """The folders of the data root.
 
         Raises:
-            SettingsError: the root lies outside the configured one.
+            SettingsError: the root is not the configured one.
         """
         return DataPaths.from_root(_boundary_of(self).data_root(self.root))
 
