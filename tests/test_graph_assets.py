@@ -24,6 +24,7 @@ from graph_support import (
     failures,
     graph_of,
     materialization,
+    outcomes,
     store_unit_vectors,
     values,
 )
@@ -173,6 +174,27 @@ def test_a_failed_partition_leaves_the_others_alone(graph: Graph) -> None:
     assert "not_an_image" in failure.description
     assert failure.metadata["remedy"].value
     assert graph.instance.get_materialized_partitions(PROCESSED) == {PARTITION}
+
+
+@pytest.mark.parametrize("whole_footer", [False, True])
+def test_a_damaged_manifest_leaves_the_other_splits_alone(graph: Graph, whole_footer: bool) -> None:
+    damaged = open_manifest(graph.settings.paths, CUB, "train").path
+    content = damaged.read_bytes()
+    rows = bytes(255 - byte for byte in content[4:2000])
+    damaged.write_bytes(content[:4] + rows + content[2000:] if whole_footer else content[:-50])
+    result = graph.run(PROCESSED)
+    assert result.success, failures(result)
+    assert any(
+        "not compared for duplicates" in line and str(damaged) in line for line in graph.log_of(result)
+    )
+    assert failed(result, PROCESSED) == {"no_duplicates_across_splits"}
+    check = outcomes(result, PROCESSED)["no_duplicates_across_splits"]
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert str(check.metadata["found"].value).startswith(f"none; not compared: {damaged}")
+    assert check.metadata["remedy"].value == f'embeddings-assets prepare --dataset "{CUB}"'
+    only = [dg.AssetCheckKey(PROCESSED, "no_duplicates_across_splits")]
+    mine = outcomes(graph.run(checks=only, partition=f"{CUB}|train"), PROCESSED)[only[0].name]
+    assert (mine.passed, mine.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
 
 def test_embeddings_without_their_manifest_say_what_is_missing(graph: Graph) -> None:

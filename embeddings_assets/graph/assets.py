@@ -14,6 +14,7 @@ import dagster as dg
 
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
+from embeddings_assets.errors import StoreError
 from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
 from embeddings_assets.graph.history import latest_materialization
@@ -55,7 +56,11 @@ def processed_images(context: dg.AssetExecutionContext, data: DataResource) -> d
         report = data.prepare(dataset, split, context.log)
         manifest = open_manifest(data.paths, dataset, split)
         images = _image_folder(data.paths, manifest)
-        duplicates = find_duplicates(data.paths, [dataset])
+        unreadable: dict[Path, StoreError] = {}
+        duplicates = find_duplicates(data.paths, [dataset], unreadable=unreadable)
+        for error in unreadable.values():
+            # Another split's, which its own run mends.
+            context.log.warning(f"not compared for duplicates: {error.problem}")
         return dg.MaterializeResult(
             metadata=manifest_metadata(report, manifest, images, duplicates),
             data_version=dg.DataVersion(report.fingerprint),

@@ -1,8 +1,12 @@
 """Byte-identical images: within a split, across splits (leakage), across datasets. Reads manifests only."""
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
 
 from embeddings_assets.catalog import SPLITS
 from embeddings_assets.errors import StoreError
@@ -50,9 +54,12 @@ class DuplicateGroup:
         return len(labels) > len({member.dataset for member in self.members})
 
 
-@disk_errors()
 def find_duplicates(
-    paths: DataPaths, datasets: Sequence[str], *, among: Sequence[str] | None = None
+    paths: DataPaths,
+    datasets: Sequence[str],
+    *,
+    among: Sequence[str] | None = None,
+    unreadable: dict[Path, StoreError] | None = None,
 ) -> list[DuplicateGroup]:
     """Every group of identical images with a member in these datasets, in order of first member.
 
@@ -60,27 +67,27 @@ def find_duplicates(
 
     Args:
         among: the datasets whose images are compared; by default `datasets` alone.
+        unreadable: is given the manifests that are damaged or cannot be read, which are then left out too.
 
     Raises:
-        StoreError: a manifest is damaged or cannot be read.
+        StoreError: a manifest is damaged or cannot be read, and no `unreadable` was given.
     """
-    manifests = list(_manifests(paths, datasets if among is None else among))
+    manifests = []
     counts: Counter[bytes] = Counter()
-    for manifest in manifests:
-        for batch in manifest.batches(["sha256"]):
-            counts.update(map(bytes.fromhex, batch.column(0).to_pylist()))
+    for manifest in _manifests(paths, datasets if among is None else among, unreadable):
+        with _noting_damage(manifest.path, manifest.dataset, unreadable):
+            counts.update(_digests(manifest))
+            manifests.append(manifest)
     repeated = {digest for digest, count in counts.items() if count > 1}
     groups: dict[str, list[Member]] = {}
     for manifest in manifests if repeated else ():
-        for batch in manifest.batches(_COLUMNS):
-            for row in batch.to_pylist():
-                digest = row.pop("sha256")
-                if bytes.fromhex(digest) in repeated:
-                    groups.setdefault(digest, []).append(Member(manifest.dataset, manifest.split, **row))
+        with _noting_damage(manifest.path, manifest.dataset, unreadable):
+            for digest, member in list(_members(manifest, repeated)):
+                groups.setdefault(digest, []).append(member)
     return [
         DuplicateGroup(digest, tuple(members))
         for digest, members in groups.items()
-        if any(member.dataset in datasets for member in members)
+        if len(members) > 1 and any(member.dataset in datasets for member in members)
     ]
 
 
@@ -103,11 +110,48 @@ def describe(group: DuplicateGroup) -> str:
     return " = ".join(parts)
 
 
-def _manifests(paths: DataPaths, datasets: Sequence[str]) -> Iterator[Manifest]:
+def _digests(manifest: Manifest) -> Counter[bytes]:
+    counts: Counter[bytes] = Counter()
+    for batch in manifest.batches(["sha256"]):
+        counts.update(map(bytes.fromhex, batch.column(0).to_pylist()))
+    return counts
+
+
+def _members(manifest: Manifest, repeated: Container[bytes]) -> Iterator[tuple[str, Member]]:
+    for batch in manifest.batches(_COLUMNS):
+        for row in batch.to_pylist():
+            digest = row.pop("sha256")
+            if bytes.fromhex(digest) in repeated:
+                yield digest, Member(manifest.dataset, manifest.split, **row)
+
+
+def _manifests(
+    paths: DataPaths, datasets: Sequence[str], unreadable: dict[Path, StoreError] | None
+) -> Iterator[Manifest]:
     for dataset in datasets:
         for split in SPLITS:
+            path = paths.processed_split(dataset, split) / MANIFEST_NAME
+            manifest = None
+            with _noting_damage(path, dataset, unreadable):
+                manifest = open_manifest(paths, dataset, split) if path.is_file() else None
+            if manifest is not None:
+                yield manifest
+
+
+@contextlib.contextmanager
+def _noting_damage(path: Path, dataset: str, unreadable: dict[Path, StoreError] | None) -> Iterator[None]:
+    try:
+        with disk_errors():
             try:
-                yield open_manifest(paths, dataset, split)
-            except StoreError:
-                if (paths.processed_split(dataset, split) / MANIFEST_NAME).is_file():
+                yield
+            except (OSError, pa.ArrowException) as error:
+                if isinstance(error, OSError) and error.filename:
                     raise
+                raise StoreError(
+                    f"{path}: its rows cannot be read ({error}).",
+                    remedy=f'embeddings-assets prepare --dataset "{dataset}"',
+                ) from error
+    except StoreError as error:
+        if unreadable is None:
+            raise
+        unreadable[path] = error

@@ -112,19 +112,30 @@ def _official_counts(manifest: Manifest, paths: DataPaths) -> ManifestFinding:
 
 
 def _no_duplicates(manifest: Manifest, paths: DataPaths) -> ManifestFinding:
+    unreadable: dict[Path, StoreError] = {}
+    groups = find_duplicates(paths, [manifest.dataset], unreadable=unreadable)
+    if manifest.path in unreadable:
+        raise unreadable[manifest.path]
     leaks = [
         describe(group)
-        for group in find_duplicates(paths, [manifest.dataset])
+        for group in groups
         if group.across_splits and any(member.split == manifest.split for member in group.members)
     ]
-    more = f"; and {len(leaks) - _NAMED_PAIRS:,} more" if len(leaks) > _NAMED_PAIRS else ""
+    found = [f"{len(leaks):,}: {'; '.join(leaks[:_NAMED_PAIRS])}" if leaks else "none"]
+    if len(leaks) > _NAMED_PAIRS:
+        found.append(f"and {len(leaks) - _NAMED_PAIRS:,} more")
+    found += [f"not compared: {error.problem}" for error in unreadable.values()]
+    known = (
+        "known to be so in the published data, or copies of yours: leave them out of what you report. All: "
+        f'embeddings-assets datasets duplicates "{manifest.dataset}"'
+    )
+    repairs = [error.remedy for error in unreadable.values() if error.remedy]
     return ManifestFinding(
         "no_duplicates_across_splits",
-        not leaks,
+        not leaks and not unreadable,
         "no image that another prepared split has too",
-        f"{len(leaks):,}: {'; '.join(leaks[:_NAMED_PAIRS])}{more}" if leaks else "none",
-        "known to be so in the published data, or copies of yours: leave them out of what you report. All: "
-        f'embeddings-assets datasets duplicates "{manifest.dataset}"',
+        "; ".join(found),
+        repairs[0] if repairs else known,
         only_warn=True,
     )
 
