@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from embeddings_assets.encoders.lock import (
     remove_random_lock,
     write_random_lock,
 )
-from embeddings_assets.encoders.weights import file_sha256, find_weights
+from embeddings_assets.encoders.weights import file_sha256, find_weights, stated_weights
 from embeddings_assets.errors import UnknownNameError, WeightsError
 
 
@@ -174,6 +175,26 @@ def test_a_changed_file_gets_a_new_digest(tmp_path: Path) -> None:
     put(path, b"two")
     os.utime(path, ns=(1, 1))
     assert file_sha256(path) == hashlib.sha256(b"two").hexdigest() != first
+
+
+def test_which_weights_those_are_is_known_before_any_is_read(tmp_path: Path) -> None:
+    random = find_weights("DINOv2", "random").sha256
+    assert stated_weights("DINOv2", "random") == random
+    assert stated_weights("CLIP", tmp_path) == get_model("CLIP").sha256, "what would be fetched"
+    write_random_lock(tmp_path)
+    assert stated_weights("DINOv2", tmp_path) == random
+    put(tmp_path / "DINOv2" / "config.json", b"{}")
+    put(tmp_path / "DINOv2" / "model.safetensors")
+    published = stated_weights("DINOv2", tmp_path)
+    assert published == "facebook/dinov2-base@main", "a file wins over the lock"
+    assert stated_weights("DINOv2", tmp_path / "DINOv2") == published
+    fetched = FetchedEntry("hub:facebook/dinov2-base", "abc", "model.safetensors", "0" * 64)
+    record_fetched(tmp_path, "DINOv2", fetched)
+    assert stated_weights("DINOv2", tmp_path) == published, "also after it was fetched"
+    record_fetched(tmp_path, "DINOv2", replace(fetched, source="hub:someone/else", sha256="1" * 64))
+    assert stated_weights("DINOv2", tmp_path) == "1" * 64
+    (tmp_path / "weights.lock").write_text("not a lock")
+    assert stated_weights("DINOv2", tmp_path) == published
 
 
 def test_the_inventory_names_every_model_and_its_state(root: Path) -> None:

@@ -1,6 +1,7 @@
 """The nightly backfill, on real evaluations: what it asks for, what it leaves alone, and what it gives up."""
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -10,6 +11,7 @@ from dagster._core.definitions.data_version import extract_data_version_from_ent
 from graph_support import CLIP, CUB, PROCESSED, shown
 
 from embeddings_assets.catalog import MODELS, SPLITS
+from embeddings_assets.encoders.lock import write_random_lock
 from embeddings_assets.graph.attempts import MOST_FAILURES
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
 from embeddings_assets.graph.keys import RAW
@@ -216,6 +218,27 @@ def test_a_changed_recipe_makes_the_models_it_concerns_stale(instance: dg.Dagste
     nights.redefine(Settings(width="native"))
     assert nights.ask(EVENING + 2 * HOUR) == {}
     assert nights.ask(NIGHT) == {"Franca": {DOGS}, "SigLIPv2": {DOGS}}
+
+
+def test_another_precision_or_other_weights_make_every_model_stale(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    random = Settings(weights="random")
+    nights = Nights(instance, random)
+    nights.report_all(DOGS)
+    nights.redefine(random)
+    assert nights.ask(NIGHT) == {}, "the same settings"
+    nights.redefine(replace(random, precision="fast"))
+    assert nights.ask(NIGHT + DAY) == every_model(DOGS)
+    nights.redefine(replace(random, weights=str(tmp_path)))
+    assert nights.ask(NIGHT + 2 * DAY) == every_model(DOGS), "those that would be fetched"
+    write_random_lock(tmp_path)
+    nights.redefine(replace(random, weights=str(tmp_path)))
+    assert nights.ask(NIGHT + 3 * DAY) == {}, "random ones, asked for in another way"
+    (tmp_path / "CLIP").mkdir()
+    (tmp_path / "CLIP" / "ViT-B-32.pt").write_bytes(b"not read")
+    nights.redefine(replace(random, weights=str(tmp_path)))
+    assert nights.ask(NIGHT + 4 * DAY) == {"CLIP": {DOGS}}
 
 
 def test_what_became_stale_before_the_first_tick_is_asked_for(instance: dg.DagsterInstance) -> None:

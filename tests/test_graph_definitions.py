@@ -127,8 +127,8 @@ def test_one_job_runs_everything_in_one_process(defs: dg.Definitions) -> None:
 def test_the_code_version_follows_the_width_where_there_is_a_projection() -> None:
     for name, follows in (("CLIP", False), ("DINOv2", False), ("Franca", True), ("SigLIPv2", True)):
         model = get_model(name)
-        assert (code_version(model, "contract") != code_version(model, "native")) is follows
-    assert len({code_version(model, "native") for model in MODELS}) == len(MODELS)
+        assert (code_version(model, Settings()) != code_version(model, Settings(width="native"))) is follows
+    assert len({code_version(model, Settings(width="native")) for model in MODELS}) == len(MODELS)
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -101,6 +101,31 @@ def look_for_weights(model: str, weights: str | Path) -> WeightsSource | None:
     return None
 
 
+def stated_weights(model: str, weights: str | Path) -> str:
+    """Which weights of `model` those are, as far as that is known before any is read or fetched.
+
+    Random ones by their digest; published ones by that of the catalog, or by name where it knows none, so
+    that what is fetched when it is first needed does not look like other weights; what was fetched from an
+    address that the catalog no longer names by the digest in `weights.lock`. A file that was placed by hand
+    counts as the published one: only reading it would tell.
+    """
+    spec = get_model(model)
+    if str(weights) == RANDOM_WEIGHTS:
+        return random_source(spec.name).sha256
+    place = Path(weights)
+    published = spec.sha256 or f"{spec.checkpoint}@{spec.revision}"
+    try:
+        entry = read_lock(place).get(spec.name)
+        checkpoint = find_checkpoint(spec, place / spec.name) or find_checkpoint(spec, place)
+    except (WeightsError, OSError):
+        return published  # what is wrong is said where the weights are needed
+    if checkpoint is None and isinstance(entry, RandomEntry):
+        return random_source(spec.name, entry.seed).sha256
+    if isinstance(entry, FetchedEntry) and entry.source not in (spec.url, f"hub:{spec.hub_repo}"):
+        return entry.sha256
+    return published
+
+
 def nothing_found(spec: ModelSpec, place: Path, cause: str | None = None) -> WeightsError:
     """The error for a model without weights, naming what was looked for, where, and the three ways out."""
     where = f"{place / spec.name}, or {place} itself" if place.is_dir() else f"{place} (no such folder)"

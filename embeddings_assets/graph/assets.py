@@ -14,6 +14,7 @@ import dagster as dg
 
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
+from embeddings_assets.encoders.weights import stated_weights
 from embeddings_assets.errors import StoreError
 from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
@@ -24,7 +25,7 @@ from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits
 from embeddings_assets.graph.raw import OWNERS, observe_before_reading
 from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.tables import embedding_table, manifest_table
-from embeddings_assets.settings import DataPaths
+from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.footer import digest
 from embeddings_assets.store.schema import SCHEMA_VERSION
 
@@ -69,13 +70,10 @@ def processed_images(context: dg.AssetExecutionContext, data: DataResource) -> d
 
 
 def embeddings_asset(
-    model: ModelSpec, width: str, automation_condition: dg.AutomationCondition | None = None
+    model: ModelSpec, settings: Settings, automation_condition: dg.AutomationCondition | None = None
 ) -> dg.AssetsDefinition:
-    """The asset `embeddings/<model>`.
-
-    Args:
-        width: `contract` or `native`; part of the schema and the code version, so fixed when it is built.
-    """
+    """The asset `embeddings/<model>`; its width is fixed when it is built, as its schema is."""
+    width = settings.width
     stored = model.stored_width(width)
 
     @dg.asset(
@@ -96,7 +94,7 @@ def embeddings_asset(
             "paper": dg.MetadataValue.url(model.citation),
         },
         pool=GPU_POOL,
-        code_version=code_version(model, width),
+        code_version=code_version(model, settings),
         automation_condition=automation_condition,
     )
     def embeddings(
@@ -125,13 +123,15 @@ def _metadata_of_the_same(context: dg.AssetExecutionContext, sha256: str) -> Map
     return metadata if "sha256" in metadata and metadata["sha256"].value == sha256 else {}
 
 
-def code_version(model: ModelSpec, width: str) -> str:
-    """Names everything in the code that decides a model's vectors; weights and precision are a run's."""
+def code_version(model: ModelSpec, settings: Settings) -> str:
+    """Names everything that decides a model's vectors, as it is configured; a run can be given others."""
     recipe = importlib.import_module(f"embeddings_assets.encoders.{model.encoder}").RECIPE
-    stored = model.stored_width(width)
+    stored = model.stored_width(settings.width)
     identity = {
         "checkpoint": model.checkpoint,
+        "weights": stated_weights(model.name, settings.weights),
         "recipe": recipe.as_dict(),
+        "precision": settings.precision,
         "width": stored,
         "projection": [PROJECTION_NAME, PROJECTION_SHA256] if stored != model.native_width else None,
         "schema_version": SCHEMA_VERSION,

@@ -37,7 +37,7 @@ def build_definitions(
     assets = [
         raw_images,
         processed_images,
-        *(embeddings_asset(model, settings.width, condition) for model in MODELS),
+        *(embeddings_asset(model, settings, condition) for model in MODELS),
     ]
     with chosen_previews():
         assets = [*dg.with_source_code_references(assets)]
