@@ -1,6 +1,5 @@
 """The raw datasets in the graph: what is observed of them, and whom a change makes stale."""
 
-import datetime
 import os
 import shutil
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 from graph_support import CUB, PROCESSED, Graph, failures
+from nights import DAY, NIGHT, Nights, everything, splits_of
 
 from embeddings_assets.catalog import DATASETS, SPLITS
 from embeddings_assets.datasets.synthetic import write_synthetic
@@ -142,30 +142,17 @@ def test_the_sensor_records_only_what_changed(graph: Graph) -> None:
 
 @pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
 def test_what_a_run_found_missing_is_seen_when_it_is_back(graph: Graph, tmp_path: Path) -> None:
-    evening = datetime.datetime(2026, 1, 1, 22, tzinfo=datetime.UTC)
-    cursor = dg.evaluate_automation_conditions(
-        graph.defs, instance=graph.instance, evaluation_time=evening
-    ).cursor
-
-    def asked(day: int) -> set[str]:
-        nonlocal cursor
-        night = evening + datetime.timedelta(days=day, hours=5)
-        result = dg.evaluate_automation_conditions(
-            graph.defs, instance=graph.instance, evaluation_time=night, cursor=cursor
-        )
-        cursor = result.cursor
-        return set(result.get_requested_partitions(PROCESSED))
-
+    nights = Nights(graph.instance, graph.settings)
     look(graph)
     image = next(graph.settings.paths.raw_folder(CUB).rglob("*.jpg"))
     aside = image.rename(tmp_path / image.name)
     assert not graph.run(PROCESSED, checks=()).success
     assert observed(graph, CUB)["state"] == "partial"
-    assert asked(0) == set()
+    assert nights.ask(NIGHT) == {}
     aside.rename(image)
     (back,) = look(graph)
     assert (back.partition, back.metadata["state"].value) == (CUB, "present")
-    assert asked(1) == {f"{CUB}|{split}" for split in SPLITS}
+    assert nights.ask(NIGHT + DAY) == everything(*splits_of(CUB))
 
 
 @pytest.mark.parametrize("name", ["../../etc", "CUB-200-2011|train"])
