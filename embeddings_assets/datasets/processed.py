@@ -26,7 +26,7 @@ from embeddings_assets.datasets.options import (
 from embeddings_assets.datasets.presence import find_images
 from embeddings_assets.datasets.receipt import receipt_of, reports_that_stand
 from embeddings_assets.datasets.report import PrepareReport
-from embeddings_assets.datasets.seen import SeenFiles
+from embeddings_assets.datasets.seen import SEEN_NAME, SeenFiles
 from embeddings_assets.datasets.sources import Source, find_source
 from embeddings_assets.datasets.split_rows import ListedImage, Lookout, SplitRows
 from embeddings_assets.datasets.splits import HoldOut, assign_splits
@@ -106,6 +106,7 @@ def prepare_dataset(
     if not place.exists():
         find_source(spec.name, paths, raw_dir)  # where there is none, no folder is made
     with _alone_in(place, on_wait), _without_collection(), contextlib.ExitStack() as leaving:
+        _remove_leftovers(place)
         # Only now: whoever held the folder until here may have recorded other options, or another source.
         recorded_hold_out, crop = chosen_options(paths, spec.name, crop=crop)
         given, hold_out = hold_out, hold_out or recorded_hold_out
@@ -194,6 +195,14 @@ def _alone_in(place: Path, on_wait: Callable[[], None] | None) -> Iterator[None]
             place.parent.rmdir()
 
 
+def _remove_leftovers(place: Path) -> None:
+    """Delete what runs of this dataset that were killed have left, also where nothing is to be written."""
+    remove_leftovers(place / SEEN_NAME)
+    for split in SPLITS:
+        for name in (LEDGER_NAME, MANIFEST_NAME):
+            remove_leftovers(place / split / name)
+
+
 @contextlib.contextmanager
 def _without_collection() -> Iterator[None]:
     """Without searches for garbage in cycles: a tenth of the time, over many small objects and no cycle."""
@@ -218,8 +227,6 @@ def _write(
 ) -> PrepareReport:
     started = time.monotonic()
     before = _standing_footer(paths, spec.name, split)
-    for name in (LEDGER_NAME, MANIFEST_NAME):
-        remove_leftovers(paths.processed_split(spec.name, split) / name)
     rows, ledger = gathered.tables(manifest_schema(options["crop"]))
     manifest = write_manifest(
         paths, spec.name, split, rows, ledger, options=options, raw_folder=source.raw_folder

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from embeddings_assets.datasets.stamps import Stamp, stamp_of
 from embeddings_assets.errors import ImageError, Reason, StoreError
 from embeddings_assets.images import ImageFacts
-from embeddings_assets.store.files import read_footer, remove_leftovers, replace_table
+from embeddings_assets.store.files import read_footer, replace_table
 
 SEEN_NAME = ".seen.parquet"
 
@@ -123,7 +123,6 @@ class SeenFiles:
             "detail": [None if error is None else error.detail for error in errors],
         }
         header = {"versions": _VERSIONS, "folder": os.fspath(self._folder), "receipt": receipt}
-        remove_leftovers(self._file)
         replace_table(pa.table(columns, schema=_SCHEMA), self._file, header)
 
     def receipt(self) -> dict[str, Any] | None:
