@@ -157,6 +157,9 @@ def test_one_check_of_one_partition_runs_again_from_the_launchpad(
     page.get_by_role("button", name="Launch run").click()
     wait(lambda: any("partitions checked: 1" in line for line in web.runs()[0].messages))
     wait(lambda: web.runs()[0].status == "SUCCESS")
+    with dg.DagsterInstance.from_config(str(web.home)) as instance:
+        statuses = shown(instance, [dg.AssetCheckKey(CLIP, "unit_norm")])
+    assert statuses["unit_norm", f"{CUB}|train"] == "SUCCEEDED"
     page.goto(f"{web.url}/runs/{web.runs()[0].run_id}")
     expect(page.get_by_text(f"{CUB}|train: unit_norm passed").first).to_be_visible()
     page.screenshot(path=tmp_path / "rechecked.png")
