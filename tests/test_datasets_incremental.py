@@ -271,7 +271,8 @@ def test_a_stopped_run_keeps_what_it_has_looked_at(copy_raw: CopyRaw, paths: Dat
     assert sum(read(paths)) == IMAGES - 20
 
 
-def test_leftovers_of_killed_runs_go(raw: Path, paths: DataPaths) -> None:
+@pytest.mark.parametrize("reread", [True, False], ids=["reread", "nothing to do"])
+def test_leftovers_of_killed_runs_go(raw: Path, paths: DataPaths, reread: bool) -> None:
     folder = paths.processed_split(CUB, "train")
     leftovers = [
         folder / ".manifest.parquet.123.tmp",
@@ -280,7 +281,7 @@ def test_leftovers_of_killed_runs_go(raw: Path, paths: DataPaths) -> None:
     ]
     for leftover in leftovers:
         leftover.write_bytes(b"half")
-    prepare_dataset(CUB, paths, reread=True)
+    prepare_dataset(CUB, paths, reread=reread)
     assert not [leftover for leftover in leftovers if leftover.exists()]
 
 
