@@ -66,6 +66,22 @@ def partition_matrix(page: Page, url: str) -> Image.Image:
     return Image.open(io.BytesIO(page.screenshot()))
 
 
+def metadata(page: Page, url: str) -> Image.Image:
+    """All that is recorded of one partition."""
+    page.set_viewport_size({"width": VIEWPORT["width"], "height": 2400})
+    open_page(page, f"{url}/assets/embeddings/CLIP?view=partitions&partition={PARTITION}")
+    table = page.locator("table").filter(has_text="nearest_neighbours").last
+    table.wait_for()
+    return Image.open(io.BytesIO(table.screenshot()))
+
+
+def nightly(page: Page, url: str) -> Image.Image:
+    """The nightly backfill and its switch."""
+    open_page(page, f"{url}/locations/embeddings_assets/sensors/nightly_backfill")
+    page.get_by_role("checkbox").wait_for(state="attached")
+    return Image.open(io.BytesIO(page.screenshot()))
+
+
 def raw_dataset(page: Page, url: str) -> Image.Image:
     """What was observed of one raw dataset."""
     open_page(page, f"{url}/assets/raw_images?view=events")
@@ -122,6 +138,8 @@ def failure(page: Page, url: str) -> Image.Image | None:
 PICTURES: Mapping[str, Callable[[Page, str], Image.Image | None]] = {
     "asset_graph": asset_graph,
     "partition_matrix": partition_matrix,
+    "metadata": metadata,
+    "nightly": nightly,
     "raw_dataset": raw_dataset,
     "materialize": materialize,
     "neighbours": neighbours,

@@ -31,7 +31,12 @@ _IDENTITY = ("image_id", "image_path", "sha256")
 
 
 def measure_fidelity(
-    manifest: Manifest, folder: Path, exact: Encoder, computed: int, decoders: Decoders
+    manifest: Manifest,
+    folder: Path,
+    exact: Encoder,
+    computed: int,
+    decoders: Decoders,
+    workers: int | None = None,
 ) -> Fidelity | None:
     """Embed a sample again and compare; logs a warning where the profile's promise is broken.
 
@@ -42,6 +47,7 @@ def measure_fidelity(
         folder: the files of the split, made from `manifest` in another profile.
         exact: the same model with the same weights, in `exact`.
         computed: how many rows were computed for this commit.
+        workers: decoding processes; None takes one per core, at most a batch's eight.
 
     Returns:
         None where no image of the sample is left to compare.
@@ -63,7 +69,9 @@ def measure_fidelity(
     ]
     batches = ((0, tasks[first : first + _BATCH]) for first in range(0, len(tasks), _BATCH))
     reference, fast = [], []
-    decoded = decoders.batches(batches, exact.plan.to_pixels(), default_workers(_BATCH))
+    decoded = decoders.batches(
+        batches, exact.plan.to_pixels(), min(_BATCH, workers or default_workers(_BATCH))
+    )
     with contextlib.closing(decoded):
         for batch in decoded:
             for number, error in batch.failures:

@@ -2,6 +2,7 @@
 
 import resource
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -177,7 +178,7 @@ def test_images_that_go_before_the_comparison_are_left_out(
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError("no memory"), OSError("no disk"), WeightsError("no weights"), RuntimeError("no device")],
+    [MemoryError("no memory"), OSError("no disk"), WeightsError("no weights")],
 )
 def test_what_stops_the_comparison_does_not_undo_the_split(
     error: Exception, mine: DataPaths, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +190,35 @@ def test_what_stops_the_comparison_does_not_undo_the_split(
     report = embed(mine, "test")
     assert (report.status, report.fidelity) == ("computed", None)
     assert f"not compared with exact: {error}" in caplog.text
+
+
+def test_a_device_that_fails_while_it_compares_commits_nothing(
+    mine: DataPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(holder: StubHolder) -> StubEncoder:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StubHolder, "exact", fail)
+        with pytest.raises(RuntimeError, match="illegal memory access"):
+            embed(mine, "test")
+    report = embed(mine, "test")
+    assert (report.computed, report.resumed) == (0, report.rows)
+
+
+def test_the_comparison_has_the_decoding_processes_that_were_asked_for(
+    mine: DataPaths, monkeypatch: pytest.MonkeyPatch, decoding: Callable[[], list[int]]
+) -> None:
+    encode = StubHolder.encode
+    found: list[int] = []
+
+    def watched(holder: StubHolder, pixels: np.ndarray) -> np.ndarray:
+        found.append(len(decoding()))
+        return encode(holder, pixels)
+
+    monkeypatch.setattr(StubHolder, "encode", watched)
+    assert embed(mine, "test", workers=1).fidelity is not None
+    assert set(found) == {1}
 
 
 def test_the_part_that_is_used_of_each_image_is_compared(mine: DataPaths) -> None:
