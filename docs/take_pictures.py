@@ -71,15 +71,18 @@ def metadata(page: Page, url: str) -> Image.Image:
     page.set_viewport_size({"width": VIEWPORT["width"], "height": 2400})
     open_page(page, f"{url}/assets/embeddings/CLIP?view=partitions&partition={PARTITION}")
     table = page.locator("table").filter(has_text="nearest_neighbours").last
-    table.wait_for()
-    return Image.open(io.BytesIO(table.screenshot()))
+    box = table.bounding_box()
+    assert box is not None
+    clip = {**box, "width": VIEWPORT["width"] - box["x"] - MARGIN}  # the rest is outside the window
+    return Image.open(io.BytesIO(page.screenshot(clip=clip)))
 
 
 def nightly(page: Page, url: str) -> Image.Image:
     """The nightly backfill and its switch."""
     open_page(page, f"{url}/locations/embeddings_assets/sensors/nightly_backfill")
     page.get_by_role("checkbox").wait_for(state="attached")
-    return Image.open(io.BytesIO(page.screenshot()))
+    clip = {"x": 0, "y": 0, "width": VIEWPORT["width"], "height": 500}
+    return Image.open(io.BytesIO(page.screenshot(clip=clip)))
 
 
 def raw_dataset(page: Page, url: str) -> Image.Image:
@@ -127,11 +130,11 @@ def failure(page: Page, url: str) -> Image.Image | None:
     runs = answer["data"]["runsOrError"]["results"]
     if not runs:
         return None
-    open_page(page, f"{url}/runs/{runs[0]['runId']}")
-    page.get_by_text("Errored (").wait_for()
+    open_page(page, f"{url}/runs/{runs[0]['runId']}?logs=type%3ASTEP_FAILURE")
+    page.get_by_role("cell", name="remedy").wait_for()
     page.wait_for_timeout(2000)
-    # Down to the message: the stack below it is of the machine where it was taken.
-    clip = {"x": 0, "y": 0, "width": VIEWPORT["width"], "height": 655}
+    # Down to the remedy: the stack below it is of the machine where it was taken.
+    clip = {"x": 0, "y": 0, "width": VIEWPORT["width"], "height": 560}
     return Image.open(io.BytesIO(page.screenshot(clip=clip)))
 
 
