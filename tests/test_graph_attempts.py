@@ -73,6 +73,25 @@ def test_embeddings_that_were_given_up_are_asked_for_when_their_manifest_is_writ
     assert nights.ask(night + DAY) == every_model(DOGS)
 
 
+def test_embeddings_that_were_given_up_are_asked_for_when_a_run_finds_another_manifest(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
+    """As after `prepare` on the command line, or a run killed before it recorded what it wrote."""
+    now = datetime.datetime.now(datetime.UTC)
+    night = (now + DAY).replace(hour=2, minute=1)
+    nights = Nights(instance, Settings(data_root=tmp_path, weights=str(tmp_path / "none")), start=now)
+    nights.report(PROCESSED, DOGS)
+    for version, tick in (("2", night), ("3", night + 2 * DAY)):
+        for _ in range(MOST_FAILURES):
+            nights.fail(DOGS, CLIP)
+        assert "CLIP" not in nights.ask(tick), "given up, until the manifest is another"
+        assert check_of(nights, DOGS).severity == dg.AssetCheckSeverity.ERROR
+        nights.report(PROCESSED, DOGS, version=version, status="unchanged")
+        nights.report(PROCESSED, DOGS, version=version, status="unchanged")
+        assert nights.ask(tick + DAY) == every_model(DOGS)
+        assert check_of(nights, DOGS).severity == dg.AssetCheckSeverity.WARN
+
+
 def test_a_failure_counts_for_the_asset_that_failed_alone(
     instance: dg.DagsterInstance, tmp_path: Path
 ) -> None:

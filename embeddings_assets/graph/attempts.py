@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from embeddings_assets.graph.history import all_records, latest_materialization
+from embeddings_assets.graph.history import DATA_VERSION, all_records, latest_materialization
 from embeddings_assets.graph.keys import PROCESSED, RAW
 from embeddings_assets.graph.partitions import dataset_and_split
 
@@ -78,11 +78,19 @@ def _raw_data_changed(instance: dg.DagsterInstance, dataset: str) -> float:
 
 
 def _manifest_changed(instance: dg.DagsterInstance, partition_key: str) -> float:
-    """When a manifest was last written, as opposed to looked at by a run that changed nothing."""
-    changed = 0.0
+    """When a manifest was last written, or first recorded where no run recorded that it wrote it.
+
+    The command line records nothing, nor does a run that is killed once the manifest stands. The run after it
+    changes nothing, but what it finds has another version.
+    """
+    changed, version = 0.0, None
     for record in all_records(instance.fetch_materializations, PROCESSED, partition_key):
-        changed = record.timestamp
-        status = record.asset_materialization.metadata.get("status") if record.asset_materialization else None
+        made = record.asset_materialization
+        found = (made.tags or {}).get(DATA_VERSION) if made else None
+        if changed and found != version:
+            break
+        changed, version = record.timestamp, found
+        status = made.metadata.get("status") if made else None
         if status is None or status.value != "unchanged":
             break
     return changed

@@ -7,6 +7,7 @@ from dagster._core.definitions.asset_checks.asset_check_evaluation import (
     AssetCheckEvaluationTargetMaterializationData,
 )
 
+DATA_VERSION = "dagster/data_version"  # tag of materializations and observations
 _PAGE = 10  # materializations hold pictures
 
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from embeddings_assets.catalog import DATASETS, DatasetSpec, get_dataset
 from embeddings_assets.graph.failures import shown_as_failures
-from embeddings_assets.graph.history import latest_observation
+from embeddings_assets.graph.history import DATA_VERSION, latest_observation
 from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import datasets
 from embeddings_assets.graph.previews import chosen_previews
@@ -20,7 +20,6 @@ from embeddings_assets.graph.resources import DataResource
 OWNERS = ["team:research"]
 
 # The tags by which Dagster tells whether an asset is stale.
-_DATA_VERSION = "dagster/data_version"
 _USED_VERSION = f"dagster/input_data_version/{RAW.to_user_string()}"
 _USED_EVENT = f"dagster/input_event_pointer/{RAW.to_user_string()}"
 
@@ -96,7 +95,7 @@ def observation_of(dataset: DatasetSpec, data: DataResource) -> dg.AssetObservat
     if status.remedy:
         metadata["remedy"] = status.remedy
     return dg.AssetObservation(
-        RAW, partition=dataset.name, metadata=metadata, tags={_DATA_VERSION: status.version}
+        RAW, partition=dataset.name, metadata=metadata, tags={DATA_VERSION: status.version}
     )
 
 
@@ -111,4 +110,4 @@ def observe_before_reading(
     context.log_event(observation)
     record = latest_observation(context.instance, RAW, dataset)
     event = "NULL" if record is None else str(record.storage_id)
-    return {_USED_VERSION: observation.tags[_DATA_VERSION], _USED_EVENT: event}
+    return {_USED_VERSION: observation.tags[DATA_VERSION], _USED_EVENT: event}
