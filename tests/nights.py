@@ -68,6 +68,7 @@ class Nights:
         version: str = "1",
         made_of: EventLogRecord | None = None,
         status: str = "written",
+        code: str | None = None,
     ) -> None:
         """Record a materialization with the tags of a run: its version, its recipe's, what it was made of."""
         upstream = RAW if key == PROCESSED else PROCESSED
@@ -76,7 +77,7 @@ class Nights:
         used = None if made_of is None else extract_data_version_from_entry(made_of.event_log_entry)
         tags = {
             "dagster/data_version": version,
-            "dagster/code_version": str(self.defs.resolve_asset_graph().get(key).code_version),
+            "dagster/code_version": code or str(self.defs.resolve_asset_graph().get(key).code_version),
             f"dagster/input_data_version/{upstream.to_user_string()}": used.value if used else "INITIAL",
             f"dagster/input_event_pointer/{upstream.to_user_string()}": str(made_of.storage_id)
             if made_of

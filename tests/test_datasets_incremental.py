@@ -7,6 +7,7 @@ import time
 import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from datasets_support import CLASSES, NAMES, TEST, TRAIN, CopyRaw, listing_of
 from image_tree import DATASET, write_tree
@@ -16,7 +17,9 @@ from embeddings_assets.datasets.seen import SEEN_NAME
 from embeddings_assets.datasets.splits import HoldOut
 from embeddings_assets.errors import BadImagesError, SettingsError
 from embeddings_assets.settings import DataPaths
+from embeddings_assets.store.files import read_footer, replace_table
 from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.schema import MANIFEST_RULES
 
 pytest_plugins = ("datasets_fixtures",)
 
@@ -221,6 +224,16 @@ def test_a_damaged_memory_costs_time_only(raw: Path, paths: DataPaths, content: 
     assert sum(report.read for report in reports) == IMAGES
     assert [report.changed for report in reports] == [False] * 3
     assert sum(read(paths)) == 0
+
+
+def test_what_earlier_rules_have_left_is_not_used(raw: Path, paths: DataPaths) -> None:
+    seen = paths.processed / CUB / SEEN_NAME
+    header = read_footer(seen)
+    assert header["versions"]["rules"] == str(MANIFEST_RULES)
+    header["versions"]["rules"] = str(MANIFEST_RULES - 1)
+    replace_table(pq.read_table(seen), seen, header)
+    assert sum(read(paths, splits=["test"])) == CLASSES * TEST
+    assert sum(read(paths)) == CLASSES * TRAIN, "nor for the other splits"
 
 
 def test_another_raw_folder_is_read_by_itself(

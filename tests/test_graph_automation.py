@@ -11,6 +11,7 @@ from nights import DAY, DOGS, EVENING, HOUR, MODEL_KEYS, NIGHT, Nights, every_mo
 from embeddings_assets.encoders.lock import write_random_lock
 from embeddings_assets.graph.build import build_definitions
 from embeddings_assets.settings import Settings
+from embeddings_assets.store.schema import MANIFEST_RULES
 
 # Dagster's own evaluation of conditions uses a parameter that is in beta.
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")
@@ -99,6 +100,23 @@ def test_a_changed_recipe_makes_the_models_it_concerns_stale(instance: dg.Dagste
     nights.redefine(Settings(width="native"))
     assert nights.ask(EVENING + 2 * HOUR) == {}
     assert nights.ask(NIGHT) == {"Franca": {DOGS}, "SigLIPv2": {DOGS}}
+
+
+@pytest.mark.parametrize("code", ["manifest-schema1", f"manifest-schema1-rules{MANIFEST_RULES - 1}"])
+def test_manifests_made_by_earlier_rules_are_stale_in_every_split(
+    instance: dg.DagsterInstance, code: str
+) -> None:
+    """Made again in some splits only, two orders of labels could stand side by side."""
+    nights = Nights(instance)
+    nights.observe(CUB)
+    for partition in splits_of(CUB):
+        nights.report(PROCESSED, partition, code=code)
+        for key in MODEL_KEYS:
+            nights.report(key, partition)
+    assert nights.ask(NIGHT) == everything(*splits_of(CUB))
+    for partition in splits_of(CUB):
+        nights.report(PROCESSED, partition, status="unchanged")
+    assert nights.ask(NIGHT + DAY) == {}, "the same manifests: the embeddings stand"
 
 
 def test_another_precision_or_other_weights_make_every_model_stale(

@@ -16,7 +16,7 @@ from embeddings_assets.graph.build import EVERYTHING, build_definitions
 from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.partitions import dataset_and_split, dataset_splits, datasets, partition_of
 from embeddings_assets.settings import Settings
-from embeddings_assets.store.schema import MANIFEST_SCHEMA, embedding_schema
+from embeddings_assets.store.schema import MANIFEST_RULES, MANIFEST_SCHEMA, SCHEMA_VERSION, embedding_schema
 from embeddings_assets.store.verify import CHECKS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -122,6 +122,11 @@ def test_one_job_runs_everything_in_one_process(defs: dg.Definitions) -> None:
     graph = defs.resolve_asset_graph()
     assert job.asset_layer.asset_graph.get_all_asset_keys() - {RAW} == graph.get_all_asset_keys() - {RAW}
     assert set(job.asset_layer.asset_graph.asset_check_keys) == set(graph.asset_check_keys)
+
+
+def test_the_code_version_of_manifests_follows_their_schema_and_their_rules(defs: dg.Definitions) -> None:
+    found = defs.resolve_asset_graph().get(PROCESSED).code_version
+    assert found == f"manifest-schema{SCHEMA_VERSION}-rules{MANIFEST_RULES}"
 
 
 def test_the_code_version_follows_the_width_where_there_is_a_projection() -> None:

@@ -18,6 +18,7 @@ from embeddings_assets.datasets.stamps import Stamp, stamp_of
 from embeddings_assets.errors import ImageError, Reason, StoreError
 from embeddings_assets.images import ImageFacts
 from embeddings_assets.store.files import read_footer, replace_table
+from embeddings_assets.store.schema import MANIFEST_RULES
 
 SEEN_NAME = ".seen.parquet"
 
@@ -29,9 +30,12 @@ def _version(name: str) -> str:
         return "not installed"  # but found on the path, as on a machine that only has a checkout
 
 
-# Another release of either may read lists or files differently, and so may other rules of the same release:
-# the number goes up whenever the same folder would give other manifests.
-_VERSIONS = {name: _version(name) for name in ("embeddings-assets", "Pillow")} | {"rules": "2"}
+# Another release of either may read lists or files differently, and so may other rules of the same release.
+_VERSIONS = {
+    "embeddings-assets": _version("embeddings-assets"),
+    "Pillow": _version("Pillow"),
+    "rules": str(MANIFEST_RULES),
+}
 _FACTS = ("sha256", "bytes", "width", "height", "format", "mode")
 _SCHEMA = pa.schema(
     [

@@ -27,7 +27,7 @@ from embeddings_assets.graph.resources import DataResource, GpuResource
 from embeddings_assets.graph.tables import embedding_table, manifest_table
 from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.footer import digest
-from embeddings_assets.store.schema import SCHEMA_VERSION
+from embeddings_assets.store.schema import MANIFEST_RULES, SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from embeddings_assets.store.manifest import Manifest
@@ -44,7 +44,7 @@ GPU_POOL = "gpu"
     owners=OWNERS,
     description="One manifest per dataset and split: every usable image with its label, digest and size.",
     metadata={"dagster/column_schema": manifest_table()},
-    code_version=f"manifest-schema{SCHEMA_VERSION}",
+    code_version=f"manifest-schema{SCHEMA_VERSION}-rules{MANIFEST_RULES}",
     automation_condition=nightly_manifest_condition(),
 )
 def processed_images(context: dg.AssetExecutionContext, data: DataResource) -> dg.MaterializeResult:

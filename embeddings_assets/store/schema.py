@@ -5,6 +5,9 @@ import re
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+# Goes up whenever the same raw folder would give other manifests: all of them become stale, and what earlier
+# runs have kept is void. No part of a fingerprint: what comes out the same makes no embeddings stale.
+MANIFEST_RULES = 2
 FOOTER_KEY = b"embeddings_assets"
 
 MANIFEST_NAME = "manifest.parquet"
