@@ -149,6 +149,52 @@ def test_a_link_in_circles_in_a_class_tree_is_a_ledger_row(paths: DataPaths, cop
     assert [report.ledger for report in reports] == [{}, {}, {"unreadable": 1}]
 
 
+def test_a_class_that_may_not_be_entered_is_not_left_out(paths: DataPaths, copy_raw: CopyRaw) -> None:
+    """The classes after it would get other labels. It is a folder elsewhere, to which the tree links."""
+    image = next(copy_raw(CUB).rglob("*.jpg"))
+    closed = paths.raw.parent / "closed"
+    for split in ("train", "validation", "test"):
+        for name in ("a", "b"):
+            folder = paths.processed_split(CUB, split) / name
+            folder.mkdir(parents=True)
+            shutil.copy(image, folder / "1.jpg")
+    folder = paths.processed_split(CUB, "train") / "a"
+    closed.mkdir()
+    folder.rename(closed / "a")
+    folder.symlink_to(closed / "a")
+    shutil.rmtree(paths.raw)
+    doctor_on(paths, CUB)
+    with without_privileges(paths.raw.parent):
+        closed.chmod(0)
+        line = doctor_on(paths, CUB)
+        assert line.state == "wrong"
+        assert f"{folder}: cannot be read (Permission denied)" in line.found
+        with pytest.raises(RawDataError, match="Permission denied"):
+            prepare_dataset(CUB, paths)
+        mend(line.remedy)
+        assert [report.rows for report in prepare_dataset(CUB, paths)] == [2, 2, 2]
+
+
+def test_an_image_of_a_class_tree_that_cannot_be_reached_is_a_ledger_row(
+    paths: DataPaths, copy_raw: CopyRaw
+) -> None:
+    image = next(copy_raw(CUB).rglob("*.jpg"))
+    closed = paths.raw.parent / "closed"
+    closed.mkdir()
+    for split in ("train", "validation", "test"):
+        folder = paths.processed_split(CUB, split) / "class"
+        folder.mkdir(parents=True)
+        shutil.copy(image, folder / "1.jpg")
+    (folder / "2.jpg").symlink_to(closed / "image.jpg")
+    shutil.rmtree(paths.raw)
+    raw_status(CUB, paths)
+    with without_privileges(paths.raw.parent):
+        closed.chmod(0)
+        reports = prepare_dataset(CUB, paths, max_bad_share=1.0)
+        closed.chmod(0o700)
+    assert [report.ledger for report in reports] == [{}, {}, {"unreadable": 1}]
+
+
 def test_dogs_without_lists_are_told_of_the_lists_alone(copy_raw: CopyRaw, paths: DataPaths) -> None:
     folder = copy_raw(DOGS)
     for file in folder.glob("*_list.mat"):

@@ -6,6 +6,7 @@ text. There is no list to hold the folder against, so what is
 there is the dataset; names that begin with `.` or `_` and files without an image suffix are not part of it.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def _class_images(split_folder: Path) -> Iterator[tuple[str, str]]:
     for class_name, is_folder in _visible(split_folder):
         if is_folder:
             for name, inner_is_folder in _visible(split_folder / class_name):
-                if not inner_is_folder and name[name.rfind(".") :].lower() in _SUFFIXES:
+                if not inner_is_folder and _is_image(name):
                     yield class_name, name
 
 
@@ -105,8 +106,20 @@ def _visible(folder: Path) -> list[tuple[str, bool]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """False for a link that leads in circles or into a closed folder."""
+    """False for a link that leads in circles, and for an image that cannot be reached.
+
+    Anything else that cannot be looked at may be a class, without which other classes would get its label.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
     try:
         return entry.is_dir()
-    except OSError:
-        return False
+    except OSError as error:
+        if error.errno == errno.ELOOP or _is_image(entry.name):
+            return False
+        raise
+
+
+def _is_image(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in _SUFFIXES

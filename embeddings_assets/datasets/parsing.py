@@ -122,11 +122,11 @@ def cannot_read(path: Path | str, error: OSError, *, done: str = "read") -> RawD
     """What to say of a file or folder that the operating system refuses to read or to list."""
     remedy = "see to the disk, then run the same command again"
     if isinstance(error, PermissionError):
-        # A folder above it may be the one that is closed.
+        # A folder above it, or above what it links to, may be the one that is closed.
         of_effective_user = os.access in os.supports_effective_ids
         closed = (
             folder
-            for folder in reversed(Path(path).parents)
+            for folder in reversed(Path(os.path.realpath(path)).parents)
             if not os.access(folder, os.X_OK, effective_ids=of_effective_user)
         )
         place = next(closed, path)
