@@ -17,7 +17,7 @@ from embeddings_assets.store.manifest import open_manifest
 
 pytest_plugins = ("datasets_fixtures",)
 
-CUB = "CUB-200-2011"
+AIRCRAFT, CUB = "FGVC-Aircraft", "CUB-200-2011"
 
 
 def write_tree(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("b class", "a_class")) -> None:
@@ -92,6 +92,15 @@ def test_raw_dir_comes_before_everything(copy_raw: CopyRaw, paths: DataPaths, sy
     assert listing_of(CUB, paths).folder == paths.raw_folder(CUB)
     assert listing_of(CUB, paths, synthetic_raw).folder == synthetic_raw / "CUB_200_2011"
     assert listing_of(CUB, paths, synthetic_raw / "CUB_200_2011").folder == synthetic_raw / "CUB_200_2011"
+
+
+def test_the_folder_of_the_lists_may_be_named_too(paths: DataPaths, synthetic_raw: Path) -> None:
+    """The root of Aircraft is the folder above it."""
+    folder = synthetic_raw / "fgvc-aircraft-2013b"
+    reports = prepare_dataset(AIRCRAFT, paths, raw_dir=folder / "data")
+    listing = listing_of(AIRCRAFT, paths, folder)
+    assert sum(report.rows for report in reports) == len(listing.records)
+    assert open_manifest(paths, AIRCRAFT, "test").raw_folder == folder
 
 
 def test_a_recorded_folder_stays_until_another_one_is_named(

@@ -183,8 +183,11 @@ def _raw_source(spec: DatasetSpec, layout: Layout, paths: DataPaths, folder: Pat
 def _owner_of(root: Path, folder: Path, spec: DatasetSpec) -> DatasetSpec | None:
     """Another dataset whose official folder was entered on the way from `folder` down to `root`, if any.
 
-    Several datasets have lists of the same names.
+    Several datasets have lists of the same names. A layout whose lists lie in a folder of their own may
+    have its root above `folder`; nothing was entered then.
     """
+    if not root.is_relative_to(folder):
+        return None
     entered = set(root.relative_to(folder).parts) - {spec.raw_folder}
     return next((other for other in catalog.DATASETS if other.raw_folder in entered), None)
 
