@@ -42,6 +42,29 @@ def test_nothing_there(paths: DataPaths) -> None:
     assert 'embeddings-assets datasets fetch "CUB-200-2011"' in text
 
 
+@pytest.mark.parametrize(
+    ("dataset", "step"),
+    [
+        (CUB, 'embeddings-assets datasets fetch "CUB-200-2011" (or place a copy at {})'),
+        ("NABirds", 'embeddings-assets datasets fetch "NABirds" --archives DIR (or place a copy at {})'),
+        ("My Cats", "place your copy at {}"),
+    ],
+)
+def test_the_next_step_to_a_dataset_is_the_same_wherever_it_is_told(
+    paths: DataPaths, monkeypatch: pytest.MonkeyPatch, dataset: str, step: str
+) -> None:
+    """It can be taken: a dataset without archives is not fetched, one that is got by hand needs a folder."""
+    cats = dataclasses.replace(
+        catalog.DATASETS[0], name="My Cats", layout="image_folder", raw_folder="cats", archives=()
+    )
+    monkeypatch.setattr(catalog, "DATASETS", (*catalog.DATASETS, cats))
+    with pytest.raises(RawDataError) as refusal:
+        prepare_dataset(dataset, paths)
+    remedy = f"{step.format(paths.raw_folder(dataset))}; or name its folder with --raw-dir DIR"
+    assert refusal.value.remedy == remedy
+    assert raw_status(dataset, paths).remedy == remedy
+
+
 def test_an_empty_official_folder_is_as_good_as_none(paths: DataPaths) -> None:
     paths.raw_folder(CUB).mkdir(parents=True)
     (paths.raw_folder(CUB) / ".gitkeep").touch()

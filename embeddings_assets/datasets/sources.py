@@ -161,8 +161,7 @@ def _standing(spec: DatasetSpec, layout: Layout, paths: DataPaths) -> Source:
         f"{spec.name}: no raw data. Looked for {layout.EXPECTED} in {official} "
         f"({describe_folder(official)}){looked}, and for class folders in {tree}/<split>/ "
         f"({describe_folder(tree)}).",
-        remedy=f'embeddings-assets datasets fetch "{spec.name}"; or place the unpacked dataset '
-        f"({spec.homepage}) at {official}, or name its folder with --raw-dir DIR",
+        remedy=f"{how_to_get(spec, official)}; or name its folder with --raw-dir DIR",
     )
 
 

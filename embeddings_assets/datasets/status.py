@@ -9,7 +9,7 @@ from typing import Literal
 
 from embeddings_assets.catalog import get_dataset
 from embeddings_assets.datasets.presence import find_images
-from embeddings_assets.datasets.sources import AbsentDataError, find_source, how_to_get
+from embeddings_assets.datasets.sources import AbsentDataError, find_source
 from embeddings_assets.datasets.stamps import stamp_of
 from embeddings_assets.datasets.synthetic import is_synthetic
 from embeddings_assets.errors import RawDataError
@@ -53,8 +53,7 @@ def raw_status(
     try:
         source = find_source(dataset, paths, raw_dir)
     except AbsentDataError as error:
-        remedy = how_to_get(spec, paths.raw / spec.raw_folder)
-        return RawStatus("missing", 0, 0, None, error.problem, remedy, _version("missing", {}))
+        return RawStatus("missing", 0, 0, None, error.problem, error.remedy, _version("missing", {}))
     except RawDataError as error:
         return _wrong(raw_dir or paths.raw_folder(dataset), error)
     try:
