@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.errors import EmbeddingsError, StoreError
 
 if TYPE_CHECKING:
     from embeddings_assets.datasets.download import Progress
+    from embeddings_assets.quality.duplicates import DuplicateGroup
 
 datasets_app = typer.Typer(help="Fetch raw datasets and look into them.", no_args_is_help=True)
 
@@ -73,6 +74,7 @@ def prepare(
         show_duplicates,
         show_error,
         show_manifests,
+        show_not_compared,
         stoppable,
     )
     from embeddings_assets.datasets.options import chosen_options
@@ -113,12 +115,10 @@ def prepare(
         prepared += reports
     show_manifests(prepared, refused, paths.processed)
     if any(report.changed for report in prepared):
-        try:
-            new = list(dict.fromkeys(report.dataset for report in prepared))
-            show_duplicates(find_duplicates(paths, new, among=names_of("dataset", "all")))
-        except EmbeddingsError as error:
-            out.print("Identical images were not looked for:")
-            show_error(error)
+        new = list(dict.fromkeys(report.dataset for report in prepared))
+        unreadable: dict[Path, StoreError] = {}
+        show_duplicates(find_duplicates(paths, new, among=names_of("dataset", "all"), unreadable=unreadable))
+        show_not_compared(unreadable.values())
     if refused:
         out.print("[red]Some datasets were refused; see the errors above.[/]")
         raise typer.Exit(1)
@@ -207,22 +207,38 @@ def datasets_duplicates(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Show byte-identical images of a dataset: within a split, across its splits, and across datasets."""
-    from embeddings_assets.catalog import names_of
-    from embeddings_assets.console import out
-    from embeddings_assets.quality.duplicates import are_prepared, describe, find_duplicates
+    from embeddings_assets.catalog import SPLITS, names_of
+    from embeddings_assets.console import show_error, show_not_compared
+    from embeddings_assets.quality.duplicates import are_prepared, find_duplicates
     from embeddings_assets.settings import Settings
+    from embeddings_assets.store.schema import MANIFEST_NAME
 
     paths = Settings.from_environment().paths
     names = names_of("dataset", dataset)
-    if not are_prepared(paths, names):
+    unreadable: dict[Path, StoreError] = {}
+    groups = find_duplicates(paths, names, among=names_of("dataset", "all"), unreadable=unreadable)
+    own = {paths.processed_split(name, split) / MANIFEST_NAME for name in names for split in SPLITS}
+    damaged = [error for path, error in unreadable.items() if path in own]
+    if not damaged and not are_prepared(paths, names):
         raise EmbeddingsError(
             f"{paths.processed}: nothing of {dataset} is prepared, so no image was compared.",
             remedy=f'embeddings-assets prepare --dataset "{dataset}"',
         )
-    groups = find_duplicates(paths, names, among=names_of("dataset", "all"))
     if as_json:
         typer.echo(json.dumps([asdict(group) for group in groups], indent=2))
-        return
+    else:
+        _show_groups(groups)
+    show_not_compared(error for path, error in unreadable.items() if path not in own)
+    for error in damaged:
+        show_error(error)
+    if damaged:
+        raise typer.Exit(1)
+
+
+def _show_groups(groups: Sequence["DuplicateGroup"]) -> None:
+    from embeddings_assets.console import out
+    from embeddings_assets.quality.duplicates import describe
+
     kinds = {
         "Across datasets": [group for group in groups if group.across_datasets],
         "Across splits": [group for group in groups if group.across_splits and not group.across_datasets],

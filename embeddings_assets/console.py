@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from embeddings_assets.catalog import get_dataset
-from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.errors import EmbeddingsError, StoreError
 
 if TYPE_CHECKING:
     from embeddings_assets.datasets.report import PrepareReport
@@ -150,6 +150,12 @@ def show_duplicates(groups: Sequence["DuplicateGroup"]) -> None:
         f"datasets, {labels:,} with different labels. See them: embeddings-assets datasets duplicates",
         soft_wrap=True,
     )
+
+
+def show_not_compared(errors: Iterable[StoreError]) -> None:
+    """Which manifests were left out of a search for identical images."""
+    for error in errors:
+        note(f"not compared: {error}")
 
 
 def show_report(lines: Iterable["Line"]) -> None:

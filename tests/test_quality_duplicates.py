@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,29 +100,48 @@ def test_what_is_looked_for_may_be_compared_with_more(copy_raw: CopyRaw, paths: 
     assert len(find_duplicates(paths, [DOGS], among=[CUB, DOGS])) == 2
 
 
-def test_the_commands_compare_with_what_was_prepared_before(copy_raw: CopyRaw, paths: DataPaths) -> None:
-    cub, dogs = copy_raw(CUB), copy_raw(DOGS)
-    shutil.copy(next((dogs / "Images").rglob("*.jpg")), next((cub / "images").rglob("*.jpg")))
-    prepare_dataset(CUB, paths)
-    command = [sys.executable, "-m", "embeddings_assets.cli"]
-    run = partial(
-        subprocess.run,
+def run_command(paths: DataPaths, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "embeddings_assets.cli", *arguments],
         env={"EMBEDDINGS_DATA": str(paths.raw.parent), "PATH": "", "COLUMNS": "200"},
         capture_output=True,
         text=True,
         check=False,
     )
-    nothing = run([*command, "datasets", "duplicates", DOGS])
+
+
+def test_the_commands_compare_with_what_was_prepared_before(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    cub, dogs = copy_raw(CUB), copy_raw(DOGS)
+    shutil.copy(next((dogs / "Images").rglob("*.jpg")), next((cub / "images").rglob("*.jpg")))
+    prepare_dataset(CUB, paths)
+    nothing = run_command(paths, "datasets", "duplicates", DOGS)
     assert (nothing.returncode, nothing.stdout) == (1, "")
     assert f"nothing of {DOGS} is prepared" in nothing.stderr
-    prepared = run([*command, "prepare", "--dataset", DOGS])
+    prepared = run_command(paths, "prepare", "--dataset", DOGS)
     assert "1 groups of identical images: 0 across splits, 1 across datasets" in prepared.stdout
-    assert "Across datasets: 1" in run([*command, "datasets", "duplicates", DOGS]).stdout
-    (paths.processed_split(CUB, "test") / "manifest.parquet").write_bytes(b"PAR1")
-    again = run([*command, "prepare", "--dataset", DOGS, "--hold-out", "0.3"])
-    assert again.returncode == 0, "the damaged one is not the one that was prepared"
-    assert "Identical images were not looked for" in again.stdout
-    assert CUB in again.stderr
+    assert "Across datasets: 1" in run_command(paths, "datasets", "duplicates", DOGS).stdout
+
+
+def test_a_damaged_manifest_takes_no_report_away(copy_raw: CopyRaw, paths: DataPaths) -> None:
+    """It is an error where it belongs to a dataset that was asked for."""
+    copy_raw(CUB)
+    first, second, *_ = sorted((copy_raw(DOGS) / "Images").rglob("*.jpg"))
+    shutil.copy(first, second)
+    prepare_dataset(CUB, paths)
+    damaged = paths.processed_split(CUB, "test") / "manifest.parquet"
+    damaged.write_bytes(b"PAR1")
+    prepared = run_command(paths, "prepare", "--dataset", DOGS)
+    assert prepared.returncode == 0, "the damaged one is not the one that was prepared"
+    assert "1 groups of identical images" in prepared.stdout
+    for asked, code, said in ((DOGS, 0, "not compared"), ("all", 1, "Error")):
+        shown = run_command(paths, "datasets", "duplicates", asked)
+        assert (shown.returncode, shown.stdout.count(" = ")) == (code, 1)
+        assert f"{said}: {damaged}" in shown.stderr
+        data = run_command(paths, "datasets", "duplicates", asked, "--json")
+        assert (data.returncode, len(json.loads(data.stdout))) == (code, 1)
+        assert f"{said}: {damaged}" in data.stderr
+    assert f"not compared: {damaged}" in prepared.stderr
+    assert f'embeddings-assets prepare --dataset "{CUB}"' in prepared.stderr
 
 
 def test_a_damaged_manifest_is_no_absent_one(copy_raw: CopyRaw, paths: DataPaths) -> None:
@@ -135,13 +153,11 @@ def test_a_damaged_manifest_is_no_absent_one(copy_raw: CopyRaw, paths: DataPaths
 
 
 def test_the_command_names_them(sample: DataPaths) -> None:
-    command = [sys.executable, "-m", "embeddings_assets.cli", "datasets", "duplicates"]
-    environment = {"EMBEDDINGS_DATA": str(sample.processed.parent), "PATH": "", "COLUMNS": "200"}
-    shown = subprocess.run([*command, FLOWERS], env=environment, capture_output=True, text=True, check=True)
+    shown = run_command(sample, "datasets", "duplicates", FLOWERS)
     assert "Across splits: 2" in shown.stdout
     assert "image_07307 (train) = image_07309 (test)" in shown.stdout
     assert "Within a split: 2" in shown.stdout
-    data = subprocess.run([*command, "--json"], env=environment, capture_output=True, text=True, check=True)
+    data = run_command(sample, "datasets", "duplicates", "--json")
     assert sum(len(group["members"]) for group in json.loads(data.stdout)) >= 28
 
 
