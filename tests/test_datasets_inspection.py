@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from embeddings_assets.datasets import inspection
 from embeddings_assets.datasets.inspection import Inspector
@@ -155,6 +156,24 @@ def test_few_files_are_spread_over_all_workers(files: list[str], monkeypatch: py
 
     monkeypatch.setattr(inspection, "glance", glance)
     assert sum(1 for _ in inspect_images(files[:12], 6)) == 12
+
+
+@pytest.mark.parametrize(("bitmaps", "processes"), [(0, 0), (10, 1), (150, 2), (600, 3)])
+def test_files_that_need_a_decoder_are_spread_over_processes(
+    files: list[str], tmp_path: Path, bitmaps: int, processes: int
+) -> None:
+    """As many as pay for them, although there are too few files for processes."""
+    bitmap = tmp_path / "image.bmp"
+    Image.new("RGB", (3, 2)).save(bitmap)
+    mixed = (files * 600)[:600]
+    mixed[600 - bitmaps :] = [str(bitmap)] * bitmaps
+    mixed.reverse()
+    expected = {path: inspect_image(path) for path in {*files, str(bitmap)}}
+    looking = inspect_images(mixed, 3)
+    first = next(looking)
+    assert len(child_readers()) == processes
+    assert [looked.found for looked in (first, *looking)] == [expected[path] for path in mixed]
+    assert not child_readers()
 
 
 @pytest.mark.parametrize(("workers", "processes"), [(10_000, 16), (3, 3)])

@@ -8,8 +8,9 @@ too, because reading them holds the interpreter lock.
 import contextlib
 import queue
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from embeddings_assets.children import Child, close_all, default_workers
 from embeddings_assets.datasets.reader import Looked, glance, unpacked
@@ -22,11 +23,13 @@ _LEAST_FILES_PER_PROCESS = 64
 _LEAST_FILES_TO_DECODE_PER_PROCESS = 16
 _FILES_PER_REQUEST = 128
 _FILES_TO_DECODE_PER_REQUEST = 16
-# Enough to keep every worker busy while the consumer is behind; never more requests than this are in flight.
+# Enough to keep every worker busy while the consumer is behind; never more requests than this are in flight,
+# and as many that wait for what threads have left.
 _REQUESTS_PER_WORKER = 3
 _MOST_WORKERS = 64
 _SECONDS_PER_FILE = 120.0  # as long as an image may take to decode when it is embedded
 
+_Item = TypeVar("_Item")
 _Answer = Callable[[Sequence[str]], Sequence[Looked | None]]
 
 
@@ -59,6 +62,7 @@ class Inspector:
         self._timeout = timeout
         self._idle: queue.SimpleQueue[_Reader] = queue.SimpleQueue()
         self._readers: list[_Reader] = []
+        self._left = 0  # files that threads have left to processes
         if expected >= _LEAST_FILES_FOR_PROCESSES:
             self._start_readers(expected)
 
@@ -71,21 +75,22 @@ class Inspector:
         """
         if not self._readers and (self._decode or len(files) >= _LEAST_FILES_FOR_PROCESSES):
             self._start_readers(len(files))
-        pending: deque[tuple[Sequence[str], Future[Sequence[Looked | None]]]] = deque()
         answer: _Answer = self._ask_a_reader if self._readers else _glances
         workers = len(self._readers) or self._workers
         most = workers * _REQUESTS_PER_WORKER
         limit = _FILES_TO_DECODE_PER_REQUEST if self._decode else _FILES_PER_REQUEST
         at_once = max(1, min(limit, len(files) // most))  # few files: some for every worker
+        requests = (files[start : start + at_once] for start in range(0, len(files), at_once))
         with ThreadPoolExecutor(workers, thread_name_prefix="inspect") as pool:
             try:
-                for start in range(0, len(files), at_once):
-                    paths = files[start : start + at_once]
-                    pending.append((paths, pool.submit(answer, paths)))
-                    if len(pending) >= most:
-                        yield from self._completed(*pending.popleft())
-                while pending:
-                    yield from self._completed(*pending.popleft())
+                asked = _ahead(((paths, pool.submit(answer, paths)) for paths in requests), most)
+                answered = ((paths, future.result()) for paths, future in asked)
+                completed = ((found, self._ask_for_rest(pool, paths, found)) for paths, found in answered)
+                # Processes leave nothing: there is no rest to wait for.
+                for found, rest in _ahead(completed, most if answer is _glances else 1):
+                    others = iter(rest.result() if rest else ())
+                    for looked in found:
+                        yield next(others) if looked is None else looked
             except BaseException:
                 for reader in self._readers:
                     reader.child.kill()  # so that nothing waits for a file that hangs
@@ -102,26 +107,29 @@ class Inspector:
         close_all([reader.child for reader in self._readers])
 
     def _start_readers(self, files: int) -> None:
-        """Start as many processes as pay for so many files, at least one."""
+        """See to it that there are as many processes as pay for so many files, at least one."""
         least = _LEAST_FILES_TO_DECODE_PER_PROCESS if self._decode else _LEAST_FILES_PER_PROCESS
+        paying = max(1, min(self._workers, files // least))
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
-            for _ in range(max(1, min(self._workers, files // least))):
+            while len(self._readers) < paying:
                 self._readers.append(_Reader(self._decode, self._timeout))
                 self._idle.put(self._readers[-1])
             on_error.pop_all()
 
-    def _completed(
-        self, paths: Sequence[str], answer: Future[Sequence[Looked | None]]
-    ) -> Generator[Looked, None, None]:
-        """An answer, once a process has looked at what threads have left."""
-        found = answer.result()
+    def _ask_for_rest(
+        self, pool: ThreadPoolExecutor, paths: Sequence[str], found: Sequence[Looked | None]
+    ) -> Future[list[Looked]] | None:
+        """Let processes look at what threads have left of a request, if anything.
+
+        How many files need a process is not known before; there are more processes as there are more files.
+        """
         left = [path for path, looked in zip(paths, found, strict=True) if looked is None]
-        if left and not self._readers:
-            self._start_readers(1)
-        others = iter(self._ask_a_reader(left) if left else ())
-        for looked in found:
-            yield next(others) if looked is None else looked
+        if not left:
+            return None
+        self._left += len(left)
+        self._start_readers(self._left)
+        return pool.submit(self._ask_a_reader, left)
 
     def _ask_a_reader(self, paths: Sequence[str]) -> list[Looked]:
         reader = self._idle.get()
@@ -129,6 +137,17 @@ class Inspector:
             return reader.ask(paths)
         finally:
             self._idle.put(reader)
+
+
+def _ahead(items: Iterable[_Item], most: int) -> Iterator[_Item]:
+    """The items in order, each once up to `most` are drawn."""
+    drawn: deque[_Item] = deque()
+    for item in items:
+        drawn.append(item)
+        if len(drawn) >= most:
+            yield drawn.popleft()
+    while drawn:
+        yield drawn.popleft()
 
 
 def _glances(paths: Sequence[str]) -> list[Looked | None]:
