@@ -1,12 +1,13 @@
 """How fast `prepare` looks at images, against the ceiling of the machine.
 
-    python benchmarks/prepare.py --images FOLDER [--count 20000] [--rounds 3]
+    python benchmarks/prepare.py --images FOLDER [--count 20000] [--rounds 3] [--cold]
 
 Repeats the JPEG files below FOLDER under new names in a class tree of `--count` images in a temporary folder.
 Each round measures, one after the other: the ceiling (read, sha256 and open of every file, in one process per
 core, nothing else), a first `prepare` of the tree and a second one with nothing changed, both in this
 process, and the same two by the command `embeddings-assets prepare`, start of Python included. The files are
-in the page cache in all of them. Prints the medians and a JSON line.
+in the page cache in all of them; with --cold (Linux, root) the cache is dropped before the ceiling and before
+each first run, as for files that were not read lately. Prints the medians and a JSON line.
 """
 
 import argparse
@@ -82,6 +83,12 @@ def seconds_of_command(root: Path) -> float:
     return time.perf_counter() - started
 
 
+def drop_page_cache() -> None:
+    """See Documentation/admin-guide/sysctl/vm.rst of Linux."""
+    os.sync()
+    Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
 def forget(paths: DataPaths) -> None:
     for path in (paths.processed / DATASET).rglob("*.parquet"):
         path.unlink()
@@ -94,7 +101,9 @@ def main() -> None:
     )
     parser.add_argument("--count", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="drop the page cache before what reads files")
     options = parser.parse_args()
+    begin = drop_page_cache if options.cold else lambda: None
     cores = len(os.sched_getaffinity(0))
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +112,12 @@ def main() -> None:
         size = sum(os.path.getsize(file) for file in files)
         for _ in range(options.rounds):
             forget(paths)
+            begin()
             best = ceiling(files, cores)
+            begin()
             first, second = seconds_to_prepare(paths), seconds_to_prepare(paths)
             forget(paths)
+            begin()
             command, again = seconds_of_command(Path(folder)), seconds_of_command(Path(folder))
             rate = options.count / first
             rounds.append(
