@@ -6,6 +6,7 @@ input does, so it does not outlive the one that asks; and whatever ends it or ho
 
 import contextlib
 import json
+import logging
 import math
 import os
 import selectors
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from embeddings_assets.errors import EmbeddingsError
@@ -249,6 +250,34 @@ def _wait_for(children: Sequence[Child]) -> None:
     for child in children:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child._process.wait(max(0.0, deadline - time.monotonic()))
+
+
+@contextlib.contextmanager
+def logs_told(say: Callable[..., object], gone: type[Exception]) -> Iterator[None]:
+    """What the package logs is also told to the process that asks, as `say(log=[level, text])`.
+
+    Args:
+        gone: what `say` raises where nobody listens any more; that shows at the next answer.
+    """
+    package = logging.getLogger("embeddings_assets")
+    handler = _Teller(say, gone)
+    package.setLevel(logging.INFO)
+    package.addHandler(handler)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+
+
+class _Teller(logging.Handler):
+    def __init__(self, say: Callable[..., object], gone: type[Exception]) -> None:
+        super().__init__(logging.INFO)
+        self._say = say
+        self._gone = gone
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with contextlib.suppress(self._gone):
+            self._say(log=[record.levelno, record.getMessage()])
 
 
 def default_workers(most: int) -> int:

@@ -7,10 +7,10 @@ import os
 import socket
 import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from embeddings_assets.children import logs_told
 from embeddings_assets.errors import EmbeddingsError, packed_error
 from embeddings_assets.pipeline import EncoderCache, SplitRequest
 from embeddings_assets.resident import alone
@@ -86,7 +86,7 @@ class _Asker:
 
 def _answer(asker: _Asker, request: SplitRequest, cache: EncoderCache) -> bool:
     asker.say(progress=[0, 0])  # taken up
-    with _logged_to(asker):
+    with logs_told(asker.say, _AskerGoneError):
         log.info("process %d keeps the encoders", os.getpid())
         try:
             report = cache.embed(request, lambda done, total: asker.say(progress=[done, total]))
@@ -101,25 +101,3 @@ def _answer(asker: _Asker, request: SplitRequest, cache: EncoderCache) -> bool:
         else:
             asker.say(report=report.as_dict())
     return True
-
-
-@contextlib.contextmanager
-def _logged_to(asker: _Asker) -> Iterator[None]:
-    package = logging.getLogger("embeddings_assets")
-    handler = _ToAsker(asker)
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-
-
-class _ToAsker(logging.Handler):
-    def __init__(self, asker: _Asker) -> None:
-        super().__init__(logging.INFO)
-        self._asker = asker
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(_AskerGoneError):  # shows at the next progress
-            self._asker.say(log=[record.levelno, record.getMessage()])

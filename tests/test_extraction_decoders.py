@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from decoding_processes import children
-from image_tree import CLASSES, DATASET, write_tree
+from image_tree import DATASET
 from PIL import Image
 from stub_encoder import ODD_SIZE, StubEncoder, pixels, pixels_or_bus_error, pixels_or_crash
-from test_extraction_faults import ROWS, SHARD, content, copied, images, run, wait_for
+from test_extraction_faults import ROWS, SHARD, content, images, run, wait_for
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.settings import DataPaths
+
+pytest_plugins = ("extraction_fixtures",)
 
 LONG = 60.0  # seconds; well below the two minutes after which an image counts as stuck
 
@@ -38,25 +40,6 @@ class Slow:
                 stream.write(b".")
             time.sleep(self.seconds)
         return pixels(image)
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("prepared")
-    write_tree(root, per_class=ROWS // len(CLASSES))
-    return root
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    paths = copied(prepared, tmp_path_factory.mktemp("undisturbed"))
-    run(paths)
-    return content(paths)
-
-
-@pytest.fixture
-def paths(prepared: Path, tmp_path: Path) -> DataPaths:
-    return copied(prepared, tmp_path)
 
 
 def make_odd(paths: DataPaths, *rows: int) -> list[Path]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_tree import CLASSES, DATASET, write_image, write_tree
+from image_tree import DATASET, write_image
 from stub_encoder import StubEncoder
 
 from embeddings_assets.datasets.processed import prepare_dataset
@@ -26,33 +26,11 @@ from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import part_files
 from embeddings_assets.store.verify import verify_split
 
+pytest_plugins = ("extraction_fixtures",)
+
 ROWS = 180
 SHARD = 16  # twelve shards
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("prepared")
-    write_tree(root, per_class=ROWS // len(CLASSES))
-    return root
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    paths = copied(prepared, tmp_path_factory.mktemp("undisturbed"))
-    run(paths)
-    return content(paths)
-
-
-@pytest.fixture
-def paths(prepared: Path, tmp_path: Path) -> DataPaths:
-    return copied(prepared, tmp_path)
-
-
-def copied(prepared: Path, where: Path) -> DataPaths:
-    shutil.copytree(prepared, where / "data")
-    return DataPaths.from_root(where / "data")
 
 
 def folder(paths: DataPaths) -> Path:

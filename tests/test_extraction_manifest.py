@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_tree import CLASSES, DATASET, write_image, write_tree
+from image_tree import DATASET, write_image
 from PIL import Image
 from stub_encoder import StubEncoder, pixels
-from test_extraction_faults import content, copied, folder, images, run
+from test_extraction_faults import content, folder, images, run
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError, StoreError
@@ -21,20 +21,10 @@ from embeddings_assets.store.reading import load_frame
 from embeddings_assets.store.shards import read_shard, write_shard
 from embeddings_assets.store.verify import verify_split
 
+pytest_plugins = ("extraction_fixtures",)
+
 ROWS = 180
 SHARD = 16
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("prepared")
-    write_tree(root, per_class=ROWS // len(CLASSES))
-    return root
-
-
-@pytest.fixture
-def paths(prepared: Path, tmp_path: Path) -> DataPaths:
-    return copied(prepared, tmp_path)
 
 
 def wrong_rows(paths: DataPaths) -> list[str]:

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_tree import CLASSES, DATASET, write_image, write_tree
+from image_tree import DATASET, write_image
 from PIL import Image
 from stub_encoder import ODD_SIZE, StubEncoder, pixels_or_crash
-from test_extraction_faults import content, copied, folder, run
+from test_extraction_faults import content, folder, run
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError, ImageError
@@ -24,28 +24,11 @@ from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_matrix
 
+pytest_plugins = ("extraction_fixtures",)
+
 ROWS = 90
 SHARD = 16  # of batches of eight; the last shard has ten rows
 BATCH = 8
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("prepared")
-    write_tree(root, per_class=ROWS // len(CLASSES))
-    return root
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    paths = copied(prepared, tmp_path_factory.mktemp("undisturbed"))
-    run(paths)
-    return content(paths)
-
-
-@pytest.fixture
-def paths(prepared: Path, tmp_path: Path) -> DataPaths:
-    return copied(prepared, tmp_path)
 
 
 def images(paths: DataPaths) -> list[Path]:

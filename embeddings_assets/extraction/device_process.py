@@ -1,17 +1,15 @@
 """The other end of `devices.py`: a process that fills the shards it is asked for, on one device."""
 
 import base64
-import contextlib
 import json
-import logging
 import pickle
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import IO
 
-from embeddings_assets.children import READY
+from embeddings_assets.children import READY, logs_told
 from embeddings_assets.errors import EmbeddingsError, packed_error
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.filling import StageClock
@@ -35,7 +33,7 @@ def serve(requests: IO[str], answers: IO[str]) -> None:
 
     answers.write(f"{READY}\n")
     answers.flush()
-    with _logs_told(say):
+    with logs_told(say, OSError):
         try:
             _fill(requests, say)
         except EmbeddingsError as error:
@@ -61,25 +59,3 @@ def _fill(requests: IO[str], say: _Say) -> None:
                 bad=[(path, error.reason.value, error.detail) for path, error in filler.bad],
                 seconds=clock.seconds_of(0.0),
             )
-
-
-@contextlib.contextmanager
-def _logs_told(say: _Say) -> Iterator[None]:
-    package = logging.getLogger("embeddings_assets")
-    handler = _Teller(say)
-    package.setLevel(logging.INFO)
-    package.addHandler(handler)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-
-
-class _Teller(logging.Handler):
-    def __init__(self, say: _Say) -> None:
-        super().__init__()
-        self._say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # shows at the next answer
-            self._say(log=[record.levelno, record.getMessage()])
