@@ -11,6 +11,8 @@ import pytest
 from decoding_processes import children
 from filelock import FileLock
 
+from embeddings_assets.settings import DataPaths
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -50,6 +52,12 @@ def parity_kit(shared: Path) -> Path:
             subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
             done.write_text("all tensors as expected\n")
     return folder
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> DataPaths:
+    """An empty data root."""
+    return DataPaths.from_root(tmp_path / "data")
 
 
 @pytest.fixture

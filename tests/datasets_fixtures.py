@@ -40,11 +40,6 @@ def synthetic_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def paths(tmp_path: Path) -> DataPaths:
-    return DataPaths.from_root(tmp_path / "data")
-
-
-@pytest.fixture
 def copy_raw(synthetic_raw: Path, paths: DataPaths) -> CopyRaw:
     """Copy a synthetic dataset to its place below `paths`, to be damaged or rearranged."""
 

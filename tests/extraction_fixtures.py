@@ -10,7 +10,7 @@ from embeddings_assets.settings import DataPaths
 
 
 @pytest.fixture(scope="module")
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def prepared_tree(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("prepared")
     write_tree(root, per_class=request.module.ROWS // len(CLASSES))
     return root
@@ -18,20 +18,20 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def undisturbed(
-    request: pytest.FixtureRequest, prepared: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, prepared_tree: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, bytes]:
     """The files of a split that the module's `run` makes of all rows."""
-    paths = _copied(prepared, tmp_path_factory.mktemp("undisturbed"))
-    request.module.run(paths)
-    content: dict[str, bytes] = request.module.content(paths)
+    tree = _copied(prepared_tree, tmp_path_factory.mktemp("undisturbed"))
+    request.module.run(tree)
+    content: dict[str, bytes] = request.module.content(tree)
     return content
 
 
 @pytest.fixture
-def paths(prepared: Path, tmp_path: Path) -> DataPaths:
-    return _copied(prepared, tmp_path)
+def tree(prepared_tree: Path, tmp_path: Path) -> DataPaths:
+    return _copied(prepared_tree, tmp_path)
 
 
-def _copied(prepared: Path, where: Path) -> DataPaths:
-    shutil.copytree(prepared, where / "data")
+def _copied(prepared_tree: Path, where: Path) -> DataPaths:
+    shutil.copytree(prepared_tree, where / "data")
     return DataPaths.from_root(where / "data")

@@ -1,11 +1,9 @@
-"""Fixtures of the tests that fetch: a small dataset as published archives, and an empty data root."""
+"""Fixtures of the tests that fetch: a small dataset as published archives."""
 
 from pathlib import Path
 
 import pytest
 from fetch_support import publish, tree_of
-
-from embeddings_assets.settings import DataPaths
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +21,3 @@ def published(made: Path) -> Path:
 @pytest.fixture(scope="module")
 def expected(made: Path) -> dict[str, str]:
     return tree_of(made / "made" / "flowers-102")
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> DataPaths:
-    return DataPaths.from_root(tmp_path / "data")

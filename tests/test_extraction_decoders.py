@@ -42,19 +42,19 @@ class Slow:
         return pixels(image)
 
 
-def make_odd(paths: DataPaths, *rows: int) -> list[Path]:
+def make_odd(tree: DataPaths, *rows: int) -> list[Path]:
     """Images of another size than all others, in the manifest."""
-    changed = [images(paths)[row] for row in rows]
+    changed = [images(tree)[row] for row in rows]
     for path in changed:
         Image.new("RGB", ODD_SIZE, (200, 10, 10)).save(path)
-    prepare_dataset(DATASET, paths)
+    prepare_dataset(DATASET, tree)
     return changed
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
 def test_a_decoding_process_that_is_ended_or_stopped_is_replaced(
     number: signal.Signals,
-    paths: DataPaths,
+    tree: DataPaths,
     undisturbed: dict[str, bytes],
     decoding: Callable[[], list[int]],
 ) -> None:
@@ -67,51 +67,51 @@ def test_a_decoding_process_that_is_ended_or_stopped_is_replaced(
                 os.kill(pid, number)
 
     with Decoders(timeout=2.0) as decoders:
-        report = run(paths, StubEncoder(seconds=0.02), decoders=decoders, progress=hit_once, workers=2)
+        report = run(tree, StubEncoder(seconds=0.02), decoders=decoders, progress=hit_once, workers=2)
     assert len(hit) == 2
     assert report.ledger == {}
-    assert content(paths) == undisturbed
+    assert content(tree) == undisturbed
     assert not decoding()
 
 
-def test_an_image_that_crashes_its_decoder_is_one_ledger_row(paths: DataPaths) -> None:
-    (odd,) = make_odd(paths, 70)
-    report = run(paths, StubEncoder(preprocessing=pixels_or_crash))
+def test_an_image_that_crashes_its_decoder_is_one_ledger_row(tree: DataPaths) -> None:
+    (odd,) = make_odd(tree, 70)
+    report = run(tree, StubEncoder(preprocessing=pixels_or_crash))
     assert (report.rows, report.ledger) == (ROWS - 1, {"corrupt": 1})
     assert odd.is_file()
 
 
-def test_memory_that_cannot_be_had_for_pixels_blames_no_image(paths: DataPaths) -> None:
-    (odd,) = make_odd(paths, 70)
+def test_memory_that_cannot_be_had_for_pixels_blames_no_image(tree: DataPaths) -> None:
+    (odd,) = make_odd(tree, 70)
     with pytest.raises(EmbeddingsError, match=r"ended from outside \(SIGBUS\)") as short:
-        run(paths, StubEncoder(preprocessing=pixels_or_bus_error))
+        run(tree, StubEncoder(preprocessing=pixels_or_bus_error))
     assert str(odd) in str(short.value)
 
 
 def test_an_image_that_holds_its_decoder_up_is_named_at_once(
-    paths: DataPaths, tmp_path: Path, decoding: Callable[[], list[int]]
+    tree: DataPaths, tmp_path: Path, decoding: Callable[[], list[int]]
 ) -> None:
-    (odd,) = make_odd(paths, 70)
+    (odd,) = make_odd(tree, 70)
     hanging = Slow(tmp_path / "log")
     with Decoders(timeout=2.0) as decoders:
         with pytest.raises(EmbeddingsError, match=r"not decoded after 2 seconds") as stuck:
-            run(paths, StubEncoder(preprocessing=hanging), decoders=decoders, workers=2)
+            run(tree, StubEncoder(preprocessing=hanging), decoders=decoders, workers=2)
         assert str(odd) in str(stuck.value)
         assert hanging.log.stat().st_size == 1, "waited for more than once"
         assert not decoding()
         # Of the 70 images before it; the batch just before was still on its way.
-        assert len(list(paths.staging.rglob("shard-*"))) == 3
-        report = run(paths, decoders=decoders)
+        assert len(list(tree.staging.rglob("shard-*"))) == 3
+        report = run(tree, decoders=decoders)
     assert report.resumed == 3 * SHARD
     assert not decoding()
 
 
-def test_images_that_are_slow_one_after_the_other_hold_nothing_up(paths: DataPaths, tmp_path: Path) -> None:
+def test_images_that_are_slow_one_after_the_other_hold_nothing_up(tree: DataPaths, tmp_path: Path) -> None:
     """They are asked for together, and take longer together than one may."""
-    make_odd(paths, *range(48, 56))
+    make_odd(tree, *range(48, 56))
     slow = Slow(tmp_path / "log", seconds=1.0)
     with Decoders(timeout=5.0) as decoders:
-        report = run(paths, StubEncoder(preprocessing=slow), decoders=decoders, workers=1)
+        report = run(tree, StubEncoder(preprocessing=slow), decoders=decoders, workers=1)
     assert report.ledger == {}
     assert slow.log.stat().st_size == 8, "asked for again"
 
@@ -126,11 +126,11 @@ run(DataPaths.from_root(Path(sys.argv[2])), StubEncoder(preprocessing=Slow(Path(
 """
 
 
-def test_control_c_does_not_wait_for_an_image_that_hangs(paths: DataPaths, tmp_path: Path) -> None:
-    make_odd(paths, 70)
+def test_control_c_does_not_wait_for_an_image_that_hangs(tree: DataPaths, tmp_path: Path) -> None:
+    make_odd(tree, 70)
     log = tmp_path / "log"
     tests = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _INTERRUPTED, tests, str(paths.processed.parent), str(log)]
+    command = [sys.executable, "-c", _INTERRUPTED, tests, str(tree.processed.parent), str(log)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for(log.exists)
         workers = children(process.pid)
@@ -171,21 +171,21 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
 
 
 def test_a_decoding_process_killed_while_it_starts_is_replaced(
-    paths: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
+    tree: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
 ) -> None:
     path = poison("os.unlink")
-    run(paths, workers=2)
+    run(tree, workers=2)
     assert not path.exists()
-    assert content(paths) == undisturbed
+    assert content(tree) == undisturbed
 
 
 def test_decoders_that_could_not_start_can_start_later(
-    paths: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
+    tree: DataPaths, undisturbed: dict[str, bytes], poison: Callable[[str], Path]
 ) -> None:
     path = poison("os.stat")
     with Decoders() as decoders:
         with pytest.raises(EmbeddingsError, match="SIGKILL"):
-            run(paths, decoders=decoders, workers=2)
+            run(tree, decoders=decoders, workers=2)
         path.unlink()
-        run(paths, decoders=decoders, workers=2)
-    assert content(paths) == undisturbed
+        run(tree, decoders=decoders, workers=2)
+    assert content(tree) == undisturbed

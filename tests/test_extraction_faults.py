@@ -33,21 +33,21 @@ SHARD = 16  # twelve shards
 BATCH = 8
 
 
-def folder(paths: DataPaths) -> Path:
-    return paths.embeddings_split("CLIP", DATASET, "train")
+def folder(tree: DataPaths) -> Path:
+    return tree.embeddings_split("CLIP", DATASET, "train")
 
 
-def content(paths: DataPaths) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder(paths).iterdir())}
+def content(tree: DataPaths) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder(tree).iterdir())}
 
 
-def images(paths: DataPaths) -> list[Path]:
-    manifest = open_manifest(paths, DATASET, "train")
+def images(tree: DataPaths) -> list[Path]:
+    manifest = open_manifest(tree, DATASET, "train")
     return [manifest.resolve(path) for path in manifest.slice(0, ROWS).column("image_path").to_pylist()]
 
 
 def run(
-    paths: DataPaths,
+    tree: DataPaths,
     encoder: StubEncoder | None = None,
     *,
     decoders: Decoders | None = None,
@@ -55,10 +55,10 @@ def run(
     **options: object,
 ) -> SplitReport:
     return extract_split(
-        open_manifest(paths, DATASET, "train"),
+        open_manifest(tree, DATASET, "train"),
         encoder or StubEncoder(),
-        target=folder(paths),
-        staging_root=paths.staging,
+        target=folder(tree),
+        staging_root=tree.staging,
         options=ExtractionOptions(**{"shard_rows": SHARD, "batch_size": BATCH, **options}),  # type: ignore[arg-type]
         decoders=decoders,
         progress=progress,
@@ -78,10 +78,10 @@ print("done", flush=True)
 """
 
 
-def started(paths: DataPaths, log: Path, seconds: float) -> "subprocess.Popen[str]":
+def started(tree: DataPaths, log: Path, seconds: float) -> "subprocess.Popen[str]":
     """A run of its own, as far as the first call of the engine."""
     tests = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _PROCESS, tests, str(paths.processed.parent), str(log), str(seconds)]
+    command = [sys.executable, "-c", _PROCESS, tests, str(tree.processed.parent), str(log), str(seconds)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(log.exists)
     return process
@@ -111,33 +111,33 @@ run(DataPaths.from_root(Path(sys.argv[2])), Full())
 
 
 @pytest.mark.parametrize("size", [0, 20, 30_000, 40_000, 100_000, 350_000])
-def test_a_disk_that_is_full_at_any_write(size: int, paths: DataPaths, undisturbed: dict[str, bytes]) -> None:
+def test_a_disk_that_is_full_at_any_write(size: int, tree: DataPaths, undisturbed: dict[str, bytes]) -> None:
     """By a limit on the size of files, which fails as a full disk does: in the middle of a write."""
     largest = max(len(data) for data in undisturbed.values())
     tests = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _LIMITED, tests, str(paths.processed.parent), str(size)]
+    command = [sys.executable, "-c", _LIMITED, tests, str(tree.processed.parent), str(size)]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     if size < largest:
         assert "embeddings_assets.errors.StoreError" in ended.stderr
-        assert str(paths.embeddings) in ended.stderr.splitlines()[-1] + ended.stderr.splitlines()[-2]
-        assert part_files(folder(paths)) == []
+        assert str(tree.embeddings) in ended.stderr.splitlines()[-1] + ended.stderr.splitlines()[-2]
+        assert part_files(folder(tree)) == []
     else:
         assert ended.returncode == 0, ended.stderr
-    run(paths)
-    assert content(paths) == undisturbed
-    assert not paths.staging.exists()
+    run(tree)
+    assert content(tree) == undisturbed
+    assert not tree.staging.exists()
 
 
-def test_a_split_that_stands_survives_a_full_disk(paths: DataPaths) -> None:
-    run(paths)
-    before = content(paths)
-    write_image(images(paths)[0], seed=4711)
-    prepare_dataset(DATASET, paths)
+def test_a_split_that_stands_survives_a_full_disk(tree: DataPaths) -> None:
+    run(tree)
+    before = content(tree)
+    write_image(images(tree)[0], seed=4711)
+    prepare_dataset(DATASET, tree)
     tests = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _LIMITED, tests, str(paths.processed.parent), "40000"]
+    command = [sys.executable, "-c", _LIMITED, tests, str(tree.processed.parent), "40000"]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "StoreError" in ended.stderr
-    assert content(paths) == before
+    assert content(tree) == before
 
 
 def _cut(path: Path) -> None:
@@ -160,77 +160,77 @@ def _make_unreadable(path: Path) -> None:
     [(_garble, "changed"), (_cut, "changed"), (Path.unlink, "missing"), (_make_unreadable, "unreadable")],
 )
 def test_an_image_spoiled_in_the_middle_of_a_run(
-    spoil: Callable[[Path], None], reason: str, paths: DataPaths, undisturbed: dict[str, bytes]
+    spoil: Callable[[Path], None], reason: str, tree: DataPaths, undisturbed: dict[str, bytes]
 ) -> None:
-    victim = images(paths)[ROWS - 5]
+    victim = images(tree)[ROWS - 5]
     whole = victim.read_bytes()
 
     def spoil_when_half_done(done: int, total: int) -> None:
         if done >= total // 2 and victim.is_file() and victim.read_bytes() == whole:
             spoil(victim)
 
-    report = run(paths, StubEncoder(seconds=0.01), progress=spoil_when_half_done)
+    report = run(tree, StubEncoder(seconds=0.01), progress=spoil_when_half_done)
     assert report.ledger == {reason: 1}
     assert report.rows == ROWS - 1
-    assert all(found.passed for found in verify_split(folder(paths), processed=paths.processed))
+    assert all(found.passed for found in verify_split(folder(tree), processed=tree.processed))
     shutil.rmtree(victim, ignore_errors=True)
     victim.unlink(missing_ok=True)
     victim.write_bytes(whole)
-    shutil.rmtree(folder(paths))
-    run(paths)
-    assert content(paths) == undisturbed
+    shutil.rmtree(folder(tree))
+    run(tree)
+    assert content(tree) == undisturbed
 
 
-def test_two_runs_of_a_split_at_once(paths: DataPaths, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_runs_of_a_split_at_once(tree: DataPaths, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     log = tmp_path / "log"
-    with started(paths, log, 0.05) as process:
+    with started(tree, log, 0.05) as process:
         wait_for(lambda: log.stat().st_size)
         with pytest.raises(SplitBusyError):
-            run(paths)
+            run(tree)
         assert process.wait() == 0
-    assert content(paths) == undisturbed
+    assert content(tree) == undisturbed
     assert log.stat().st_size == ROWS
 
 
 @pytest.mark.parametrize("year", [1980, 2100])
 def test_a_clock_that_was_set_back_or_forth_decides_nothing(
-    year: int, paths: DataPaths, undisturbed: dict[str, bytes], tmp_path: Path
+    year: int, tree: DataPaths, undisturbed: dict[str, bytes], tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
-    with started(paths, log, 0.03) as process:
+    with started(tree, log, 0.03) as process:
         wait_for(lambda: log.stat().st_size >= ROWS // 2)
         process.kill()
     when = time.mktime((year, 1, 1, 0, 0, 0, 0, 0, 0))
-    for path in paths.staging.rglob("*"):
+    for path in tree.staging.rglob("*"):
         os.utime(path, (when, when))
-    report = run(paths)
+    report = run(tree)
     assert report.resumed >= ROWS // 2 - SHARD
-    assert content(paths) == undisturbed
-    for path in folder(paths).iterdir():
+    assert content(tree) == undisturbed
+    for path in folder(tree).iterdir():
         os.utime(path, (when, when))
-    assert run(paths).status == "unchanged"
+    assert run(tree).status == "unchanged"
 
 
 @pytest.mark.parametrize("most", [1, 3, 5])
 def test_batches_are_halved_where_memory_is_short(
-    most: int, paths: DataPaths, undisturbed: dict[str, bytes], caplog: pytest.LogCaptureFixture
+    most: int, tree: DataPaths, undisturbed: dict[str, bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = run(paths, StubEncoder(most_images=most))
+    report = run(tree, StubEncoder(most_images=most))
     assert report.batch_size == {1: 1, 3: 2, 5: 4}[most]
     assert report.computed == ROWS
     assert f"going on with {report.batch_size}" in caplog.text
-    assert folder(paths).exists()
-    assert {path.name for path in folder(paths).iterdir()} == set(undisturbed)
-    assert all(found.passed for found in verify_split(folder(paths), processed=paths.processed))
+    assert folder(tree).exists()
+    assert {path.name for path in folder(tree).iterdir()} == set(undisturbed)
+    assert all(found.passed for found in verify_split(folder(tree), processed=tree.processed))
 
 
-def test_memory_too_short_for_one_image_is_an_error(paths: DataPaths) -> None:
+def test_memory_too_short_for_one_image_is_an_error(tree: DataPaths) -> None:
     with pytest.raises(EmbeddingsError, match="not enough memory for a single image"):
-        run(paths, StubEncoder(most_images=0))
+        run(tree, StubEncoder(most_images=0))
 
 
-def test_a_run_leaves_no_process_and_no_thread(paths: DataPaths, decoding: Callable[[], list[int]]) -> None:
+def test_a_run_leaves_no_process_and_no_thread(tree: DataPaths, decoding: Callable[[], list[int]]) -> None:
     before = threading.active_count()
-    run(paths)
+    run(tree)
     assert not decoding()
     assert threading.active_count() == before

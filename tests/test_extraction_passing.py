@@ -31,8 +31,8 @@ SHARD = 16  # of batches of eight; the last shard has ten rows
 BATCH = 8
 
 
-def images(paths: DataPaths) -> list[Path]:
-    manifest = open_manifest(paths, DATASET, "train")
+def images(tree: DataPaths) -> list[Path]:
+    manifest = open_manifest(tree, DATASET, "train")
     rows = manifest.slice(0, manifest.rows).column("image_path").to_pylist()
     return [manifest.resolve(path) for path in rows]
 
@@ -75,83 +75,83 @@ def put_back(path: Path, whole: bytes) -> None:
     ],
 )
 def test_an_image_that_is_spoiled_in_a_run_and_put_back(
-    spoil: Callable[[Path], None], reason: str, paths: DataPaths, undisturbed: dict[str, bytes]
+    spoil: Callable[[Path], None], reason: str, tree: DataPaths, undisturbed: dict[str, bytes]
 ) -> None:
-    victim = images(paths)[ROWS - 14]
+    victim = images(tree)[ROWS - 14]
     whole = victim.read_bytes()
 
     def spoil_when_half_done(done: int, total: int) -> None:
         if done >= total // 2 and victim.is_file() and victim.read_bytes() == whole:
             spoil(victim)
 
-    report = run(paths, StubEncoder(seconds=0.01), progress=spoil_when_half_done, max_bad_share=0.02)
+    report = run(tree, StubEncoder(seconds=0.01), progress=spoil_when_half_done, max_bad_share=0.02)
     assert (report.rows, report.ledger) == (ROWS - 1, {reason: 1})
-    standing = content(paths)
+    standing = content(tree)
 
     encoder = StubEncoder()
-    assert run(paths, encoder, max_bad_share=0.02).status == "unchanged"
-    assert (encoder.loads, content(paths)) == (0, standing)
+    assert run(tree, encoder, max_bad_share=0.02).status == "unchanged"
+    assert (encoder.loads, content(tree)) == (0, standing)
 
     put_back(victim, whole)
-    report = run(paths)
+    report = run(tree)
     assert (report.status, report.ledger) == ("computed", {})
     assert (report.computed, report.reused) == (BATCH, ROWS - BATCH)
-    assert content(paths) == undisturbed
-    assert run(paths).status == "unchanged"
+    assert content(tree) == undisturbed
+    assert run(tree).status == "unchanged"
 
 
-def test_an_image_that_is_back_when_a_run_goes_on(paths: DataPaths, undisturbed: dict[str, bytes]) -> None:
-    early, late = images(paths)[3], images(paths)[ROWS - 1]
+def test_an_image_that_is_back_when_a_run_goes_on(tree: DataPaths, undisturbed: dict[str, bytes]) -> None:
+    early, late = images(tree)[3], images(tree)[ROWS - 1]
     kept = {path: path.read_bytes() for path in (early, late)}
     early.unlink()
     late.unlink()
     with pytest.raises(EmbeddingsError, match="2 images cannot be used"):
-        run(paths, max_bad_share=1 / ROWS)
+        run(tree, max_bad_share=1 / ROWS)
     for path, whole in kept.items():
         path.write_bytes(whole)
-    report = run(paths)
+    report = run(tree)
     # Five shards were staged; the first of them without the early image.
     assert (report.resumed, report.computed, report.ledger) == (4 * SHARD, ROWS - 4 * SHARD, {})
-    assert content(paths) == undisturbed
+    assert content(tree) == undisturbed
 
 
-def test_an_image_that_is_damaged_for_good_costs_a_later_run_nothing(paths: DataPaths) -> None:
-    Image.new("RGB", ODD_SIZE, (200, 10, 10)).save(images(paths)[20])
-    prepare_dataset(DATASET, paths)
-    report = run(paths, StubEncoder(preprocessing=pixels_or_crash), max_bad_share=0.02)
+def test_an_image_that_is_damaged_for_good_costs_a_later_run_nothing(tree: DataPaths) -> None:
+    Image.new("RGB", ODD_SIZE, (200, 10, 10)).save(images(tree)[20])
+    prepare_dataset(DATASET, tree)
+    report = run(tree, StubEncoder(preprocessing=pixels_or_crash), max_bad_share=0.02)
     assert report.ledger == {"corrupt": 1}
     encoder = StubEncoder()
-    assert run(paths, encoder, max_bad_share=0.02).status == "unchanged"
+    assert run(tree, encoder, max_bad_share=0.02).status == "unchanged"
     assert encoder.loads == 0
 
 
-def test_files_of_the_same_content_keep_their_own_vectors(paths: DataPaths) -> None:
+def test_files_of_the_same_content_keep_their_own_vectors(tree: DataPaths) -> None:
     """They were embedded in batches of different sizes; another image changes, and all others are reused."""
-    rows = images(paths)
+    rows = images(tree)
     shutil.copyfile(rows[5], rows[ROWS - 1])
-    prepare_dataset(DATASET, paths)
-    run(paths)
-    before = load_matrix(folder(paths))
+    prepare_dataset(DATASET, tree)
+    run(tree)
+    before = load_matrix(folder(tree))
     assert (before[5] != before[ROWS - 1]).any(), "batches of eight and of two"
     write_image(rows[30], seed=999)
-    prepare_dataset(DATASET, paths)
-    assert run(paths).reused == ROWS - 1
-    after = load_matrix(folder(paths))
+    prepare_dataset(DATASET, tree)
+    assert run(tree).reused == ROWS - 1
+    after = load_matrix(folder(tree))
     assert [row for row in range(ROWS) if (after[row] != before[row]).any()] == [30]
 
 
 def test_a_worker_without_free_handles_blames_no_image(
-    paths: DataPaths, undisturbed: dict[str, bytes], decoding: Callable[[], list[int]]
+    tree: DataPaths, undisturbed: dict[str, bytes], decoding: Callable[[], list[int]]
 ) -> None:
     def take_handles(done: int, total: int) -> None:
         for pid in decoding() if done >= total // 3 else []:
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (0, 0))
 
     with pytest.raises(EmbeddingsError, match=r"\.jpg: cannot be read now \(Too many open files\)"):
-        run(paths, StubEncoder(seconds=0.01), progress=take_handles)
-    report = run(paths)
+        run(tree, StubEncoder(seconds=0.01), progress=take_handles)
+    report = run(tree)
     assert (report.resumed > 0, report.ledger) == (True, {})
-    assert content(paths) == undisturbed
+    assert content(tree) == undisturbed
 
 
 _SHORT_OF_MEMORY = """

@@ -26,52 +26,52 @@ from embeddings_assets.store.reading import load_matrix
 pytest_plugins = ("extraction_fixtures",)
 
 
-def test_a_living_run_excludes_another_and_a_dead_one_does_not(paths: DataPaths) -> None:
-    staging = paths.staging / "CLIP" / DATASET / "train"
+def test_a_living_run_excludes_another_and_a_dead_one_does_not(tree: DataPaths) -> None:
+    staging = tree.staging / "CLIP" / DATASET / "train"
     staging.mkdir(parents=True)
     handle = os.open(staging, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(SplitBusyError):
-        run(paths)
+        run(tree)
     os.close(handle)
-    assert run(paths).rows == ROWS
+    assert run(tree).rows == ROWS
 
 
-def test_files_of_the_user_are_never_swapped_away(paths: DataPaths) -> None:
-    run(paths)
-    notes = folder(paths) / "notes.txt"
+def test_files_of_the_user_are_never_swapped_away(tree: DataPaths) -> None:
+    run(tree)
+    notes = folder(tree) / "notes.txt"
     notes.write_text("mine")
     with pytest.raises(StoreError, match=r"notes\.txt"):
-        run(paths, StubEncoder(precision="fast"), replace=True)
+        run(tree, StubEncoder(precision="fast"), replace=True)
     assert notes.read_text() == "mine"
-    assert failed(paths) == []
+    assert failed(tree) == []
 
 
-def test_a_parquet_of_the_user_is_never_replaced(paths: DataPaths) -> None:
-    folder(paths).mkdir(parents=True)
-    mine = folder(paths) / "part-00000.parquet"
+def test_a_parquet_of_the_user_is_never_replaced(tree: DataPaths) -> None:
+    folder(tree).mkdir(parents=True)
+    mine = folder(tree) / "part-00000.parquet"
     pd.DataFrame({"mine": [1, 2]}).to_parquet(mine)
     before = mine.read_bytes()
     for replace in (False, True):
         with pytest.raises(StoreError, match="not part of a split"):
-            run(paths, replace=replace)
+            run(tree, replace=replace)
     assert mine.read_bytes() == before
 
 
 @pytest.mark.parametrize("kind", ["folder", "text", "ledger", "link"])
-def test_nothing_of_the_users_goes_in_the_swap(paths: DataPaths, kind: str) -> None:
-    run(paths)
+def test_nothing_of_the_users_goes_in_the_swap(tree: DataPaths, kind: str) -> None:
+    run(tree)
     if kind == "folder":
-        mine = folder(paths) / "part-00001.parquet" / "notes.txt"
+        mine = folder(tree) / "part-00001.parquet" / "notes.txt"
         mine.parent.mkdir()
     elif kind == "text":
-        mine = folder(paths) / "part-00001.parquet"
+        mine = folder(tree) / "part-00001.parquet"
     elif kind == "ledger":
-        mine = folder(paths) / "_ledger.parquet"
+        mine = folder(tree) / "_ledger.parquet"
     else:
-        elsewhere = paths.raw.parent / "elsewhere"
-        folder(paths).rename(elsewhere)
-        folder(paths).symlink_to(elsewhere)
+        elsewhere = tree.raw.parent / "elsewhere"
+        folder(tree).rename(elsewhere)
+        folder(tree).symlink_to(elsewhere)
         mine = elsewhere / "part-00000.parquet"
     if kind == "ledger":
         pd.DataFrame({"mine": [1]}).to_parquet(mine)
@@ -79,17 +79,17 @@ def test_nothing_of_the_users_goes_in_the_swap(paths: DataPaths, kind: str) -> N
         mine.write_text("the user's own")
     before = mine.read_bytes()
     with pytest.raises(StoreError, match=r"not part of a split|is a link"):
-        run(paths, StubEncoder(precision="fast"), replace=True)
+        run(tree, StubEncoder(precision="fast"), replace=True)
     assert mine.read_bytes() == before
-    assert not paths.staging.exists()
+    assert not tree.staging.exists()
 
 
 @pytest.fixture
-def reachable(prepared: Path) -> Iterator[DataPaths]:
+def reachable(prepared_tree: Path) -> Iterator[DataPaths]:
     """A data root that somebody without privileges can reach."""
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         Path(name).chmod(0o755)
-        shutil.copytree(prepared, Path(name) / "data")
+        shutil.copytree(prepared_tree, Path(name) / "data")
         yield DataPaths.from_root(Path(name) / "data")
 
 
@@ -112,45 +112,45 @@ def test_an_output_that_may_not_be_written_is_refused_before_any_work(reachable:
         reachable.embeddings.chmod(0o755)
 
 
-def test_an_output_in_a_place_that_holds_no_files_is_one_error(paths: DataPaths) -> None:
-    nowhere = DataPaths.from_folders(paths.processed, Path("/proc/embeddings"))
+def test_an_output_in_a_place_that_holds_no_files_is_one_error(tree: DataPaths) -> None:
+    nowhere = DataPaths.from_folders(tree.processed, Path("/proc/embeddings"))
     with pytest.raises(StoreError, match="cannot be created"):
         run(nowhere)
 
 
-def test_a_file_where_the_split_should_be_is_one_error(paths: DataPaths) -> None:
-    folder(paths).parent.mkdir(parents=True)
-    folder(paths).write_text("a file")
+def test_a_file_where_the_split_should_be_is_one_error(tree: DataPaths) -> None:
+    folder(tree).parent.mkdir(parents=True)
+    folder(tree).write_text("a file")
     with pytest.raises(StoreError, match="train"):
-        run(paths)
-    assert folder(paths).read_text() == "a file"
+        run(tree)
+    assert folder(tree).read_text() == "a file"
 
 
-def test_an_output_that_cannot_be_written_is_one_clear_error(paths: DataPaths) -> None:
-    paths.embeddings.write_text("a file where the folder should be")
+def test_an_output_that_cannot_be_written_is_one_clear_error(tree: DataPaths) -> None:
+    tree.embeddings.write_text("a file where the folder should be")
     with pytest.raises(StoreError, match="cannot be created"):
-        run(paths)
+        run(tree)
 
 
-def test_a_swap_cut_in_two_is_mended_by_the_next_run(paths: DataPaths) -> None:
-    run(paths)
-    before = content(folder(paths))
-    staged = paths.staging / "CLIP" / DATASET / "train"
+def test_a_swap_cut_in_two_is_mended_by_the_next_run(tree: DataPaths) -> None:
+    run(tree)
+    before = content(folder(tree))
+    staged = tree.staging / "CLIP" / DATASET / "train"
     staged.mkdir(parents=True)
     # Where two folders cannot be exchanged, a crash may leave the old split aside and nothing in its place.
-    folder(paths).rename(staged / "replaced")
+    folder(tree).rename(staged / "replaced")
     with pytest.raises(StoreError, match="precision"):
-        run(paths, StubEncoder(precision="fast"))
-    assert content(folder(paths)) == before
+        run(tree, StubEncoder(precision="fast"))
+    assert content(folder(tree)) == before
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
 def test_vectors_of_ones_own_cost_nothing_where_folders_cannot_be_exchanged(
-    error: BaseException, paths: DataPaths, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, tree: DataPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old split is moved aside first; what stops the second rename brings it back."""
-    run(paths)
-    before, vectors = content(folder(paths)), load_matrix(folder(paths))
+    run(tree)
+    before, vectors = content(folder(tree)), load_matrix(folder(tree))
     rename = Path.rename
 
     def rename_but_not_the_new(path: Path, target: Path) -> Path:
@@ -163,24 +163,24 @@ def test_vectors_of_ones_own_cost_nothing_where_folders_cannot_be_exchanged(
         patch.setattr(Path, "rename", rename_but_not_the_new)
         with pytest.raises((KeyboardInterrupt, StoreError)):
             store_vectors(
-                open_manifest(paths, DATASET, "train"),
+                open_manifest(tree, DATASET, "train"),
                 StubEncoder(),
                 vectors,
-                target=folder(paths),
-                staging_root=paths.staging,
+                target=folder(tree),
+                staging_root=tree.staging,
             )
-    assert content(folder(paths)) == before
-    assert not paths.staging.exists()
+    assert content(folder(tree)) == before
+    assert not tree.staging.exists()
 
 
-def test_vectors_of_ones_own_are_stored_like_computed_ones(paths: DataPaths) -> None:
-    run(paths)
-    before, vectors = content(folder(paths)), load_matrix(folder(paths))
-    shutil.rmtree(folder(paths))
-    manifest = open_manifest(paths, DATASET, "train")
-    places = {"target": folder(paths), "staging_root": paths.staging}
+def test_vectors_of_ones_own_are_stored_like_computed_ones(tree: DataPaths) -> None:
+    run(tree)
+    before, vectors = content(folder(tree)), load_matrix(folder(tree))
+    shutil.rmtree(folder(tree))
+    manifest = open_manifest(tree, DATASET, "train")
+    places = {"target": folder(tree), "staging_root": tree.staging}
     store_vectors(manifest, StubEncoder(), vectors, **places)
-    assert content(folder(paths)) == before
+    assert content(folder(tree)) == before
     for wrong, message in (
         (vectors[1:], "59 vectors"),
         (vectors * 2, "norm"),
@@ -189,5 +189,5 @@ def test_vectors_of_ones_own_are_stored_like_computed_ones(paths: DataPaths) -> 
     ):
         with pytest.raises(StoreError, match=message):
             store_vectors(manifest, StubEncoder(), wrong, **places)
-        assert content(folder(paths)) == before
-        assert not paths.staging.exists()
+        assert content(folder(tree)) == before
+        assert not tree.staging.exists()
