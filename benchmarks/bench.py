@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from images import DATASET, SPLIT
-from rivals import Rival, rivals_of
+from rivals import Rivals
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.encoders.encoder import Encoder
@@ -56,12 +56,13 @@ class Bench:
         self.files = [task.path for task in self.tasks]
         self.pixels = pixels_of(encoder, self.files[: self.batch_size])
 
-    def rivals_and_reference(self) -> tuple[dict[str, Rival], np.ndarray]:
+    def rivals_and_reference(self) -> tuple[Rivals, np.ndarray]:
         """What people run otherwise, and vectors of the first few images for them to agree with."""
         plan = self.holder.plan
         exact = replace(plan.exact(), width=plan.spec.native_width).load()
         reference = exact.encode(pixels_of(exact, self.files[:COMPARED]))
-        return rivals_of(exact), reference
+        exact.close()
+        return Rivals(exact.plan, exact.device), reference
 
     def end_to_end(self) -> dict[str, Any]:
         """A first run; the start of its decoding processes counts."""

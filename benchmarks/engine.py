@@ -19,7 +19,6 @@ import json
 import multiprocessing
 import statistics
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from ceilings import decode_rate, forward_rate
 from images import DATASET, SPLIT, build_tree, drawn
 from loading import ROWS, measure_loading, show_loading
 from machine import machine
-from rivals import LOADER_PROCESSES, Rival
+from rivals import LOADER_PROCESSES, Rivals
 from tables import show
 
 from embeddings_assets.catalog import MODELS
@@ -43,13 +42,11 @@ RIVAL_COUNT = 256
 
 def measure(options: argparse.Namespace, model: str, precision: str, paths: DataPaths) -> dict[str, Any]:
     """Everything about one model and profile; meant for a process of its own."""
-    # This process was spawned, and would have DataLoader spawn its own: users get the system's default.
-    multiprocessing.set_start_method(None, force=True)
     bench = Bench(model, precision, options.weights, paths, options.device)
     seconds = options.ceiling_seconds
     files = bench.files[: options.rival_count or (bench.manifest.rows if bench.on_gpu else RIVAL_COUNT)]
     rounds: list[dict[str, Any]] = []
-    rivals: dict[str, Rival] = {}
+    rivals: Rivals | None = None
     cosines: dict[str, float] = {}
     with Decoders() as decoders:
         decode = decode_rate(
@@ -59,16 +56,16 @@ def measure(options: argparse.Namespace, model: str, precision: str, paths: Data
             before = forward_rate(bench.holder.load(), bench.pixels, seconds)
             ours = bench.end_to_end()
             bare = (before + forward_rate(bench.holder.load(), bench.pixels, seconds)) / 2
-            if not rivals:  # only now, so that the first round's peak of memory is the engine's own
+            if rivals is None:  # only now, so that the first round's peak of memory is the engine's own
                 rivals, reference = bench.rivals_and_reference()
-                for name, rival in rivals.items():  # which makes them warm, too
-                    cosines[name] = float((rival(bench.files[:COMPARED]) * reference).sum(axis=1).min())
-            found = one_round(
-                bare, decode, ours, {name: rate(rival, files) for name, rival in rivals.items()}
-            )
+                for name in rivals.names:  # which makes them warm, too
+                    vectors = rivals.vectors(name, bench.files[:COMPARED])
+                    cosines[name] = float((vectors * reference).sum(axis=1).min())
+            found = one_round(bare, decode, ours, {name: rivals.rate(name, files) for name in rivals.names})
             rounds.append(found)
             print(f"  {model} {precision}: {json.dumps(found)}", flush=True)
-        rivals.clear()
+        if rivals is not None:
+            rivals.close()
         full = statistics.median(found["end_to_end"]["seconds"] for found in rounds)
         unchanged = bench.run(decoders)
         bench.change_a_hundredth()
@@ -94,11 +91,6 @@ def measure(options: argparse.Namespace, model: str, precision: str, paths: Data
         "one_percent": changed,
         "resume": resumed,
     }
-
-
-def rate(rival: Rival, files: list[Path]) -> float:
-    started = time.perf_counter()
-    return len(rival(files)) / (time.perf_counter() - started)
 
 
 def one_round(bare: float, decode: float, ours: dict[str, Any], rivals: dict[str, float]) -> dict[str, Any]:

@@ -1,11 +1,15 @@
 """What people run otherwise, on the same weights, in float32: image files in, vectors out.
 
 They differ in how the images reach the model, which is what costs or saves time. None of them writes a file.
+They run in a process of their own, in which nothing of ours is set.
 Used by `engine.py`; nothing here is run by itself.
 """
 
 import importlib.util
+import multiprocessing
+import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,9 @@ from sentence_clip import sentence_clip
 from torchvision import transforms
 
 from embeddings_assets.children import default_workers
-from embeddings_assets.encoders.encoder import Encoder
+from embeddings_assets.encoders.family import family_of
+from embeddings_assets.encoders.plan import EncoderPlan
+from embeddings_assets.encoders.recipe import Recipe
 
 BATCH = 32
 LOADER_PROCESSES = default_workers(1024)  # one for each core
@@ -40,27 +46,62 @@ class Images(torch.utils.data.Dataset):
         return self.transform(Image.open(self.files[index]).convert("RGB"))
 
 
-def rivals_of(encoder: Encoder) -> dict[str, Rival]:
-    """The ways to run the model of an encoder in `exact`, by name; all are loaded by then."""
-    model, device, module = encoder.plan.spec.name, encoder.device, encoder._model
-    assert module is not None
-    transform, processor = _transform(encoder), _processor_of(model)
-    rivals: dict[str, Rival] = {
-        "serial loop": lambda files: _serial(files, module, transform, device),
-        "DataLoader": lambda files: _loader(files, module, transform, device),
-        "transformers processor": lambda files: _processor(files, module, processor, device),
-    }
-    if model == "CLIP":
+class Rivals:
+    """The ways to run the model of a plan in `exact`, by name; all are loaded by then."""
+
+    def __init__(self, plan: EncoderPlan, device: str) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self._process = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(plan, device))
+        self.names: list[str] = self._process.submit(_names).result()
+
+    def vectors(self, name: str, files: list[Path]) -> np.ndarray:
+        return self._process.submit(_vectors, name, files).result()
+
+    def rate(self, name: str, files: list[Path]) -> float:
+        """Images per second."""
+        return self._process.submit(_rate, name, files).result()
+
+    def close(self) -> None:
+        self._process.shutdown()
+
+
+_RIVALS: dict[str, Rival] = {}  # of the process for them
+
+
+def _start(plan: EncoderPlan, device: str) -> None:
+    # A spawned process would have DataLoader spawn its own: users get the system's default.
+    multiprocessing.set_start_method(None, force=True)
+    module = family_of(plan.spec).build(plan.source).to(device)
+    transform, processor = _transform(plan.recipe), _processor_of(plan.spec.name)
+    _RIVALS.update(
+        {
+            "serial loop": lambda files: _serial(files, module, transform, device),
+            "DataLoader": lambda files: _loader(files, module, transform, device),
+            "transformers processor": lambda files: _processor(files, module, processor, device),
+        }
+    )
+    if plan.spec.name == "CLIP":
         published = _open_clip_transform()
-        rivals["open_clip + DataLoader"] = lambda files: _loader(files, module, published, device)
+        _RIVALS["open_clip + DataLoader"] = lambda files: _loader(files, module, published, device)
         if importlib.util.find_spec("sentence_transformers"):
             sentences = sentence_clip(module, device)
-            rivals["sentence-transformers"] = lambda files: _sentences(files, sentences)
-    return rivals
+            _RIVALS["sentence-transformers"] = lambda files: _sentences(files, sentences)
 
 
-def _transform(encoder: Encoder) -> Any:
-    recipe = encoder.plan.recipe
+def _names() -> list[str]:
+    return list(_RIVALS)
+
+
+def _vectors(name: str, files: list[Path]) -> np.ndarray:
+    return _RIVALS[name](files)
+
+
+def _rate(name: str, files: list[Path]) -> float:
+    started = time.perf_counter()
+    return len(_vectors(name, files)) / (time.perf_counter() - started)
+
+
+def _transform(recipe: Recipe) -> Any:
     filters = {
         "bicubic": transforms.InterpolationMode.BICUBIC,
         "bilinear": transforms.InterpolationMode.BILINEAR,

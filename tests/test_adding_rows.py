@@ -106,6 +106,10 @@ def build(source):
 
 def blocks(model):
     return ()
+
+
+def class_token_parts(model):
+    return None
 '''
 
 # The first publishes its counts and a validation split, the second neither.

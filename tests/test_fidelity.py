@@ -101,7 +101,7 @@ def test_vectors_that_are_far_from_exact_are_a_warning(
     with Decoders() as decoders:
         found = measure_fidelity(manifest, where, exact.load(), manifest.rows, decoders)
         # Of much that was computed more is sampled, but not more than there is.
-        more = measure_fidelity(manifest, where, exact.load(), 32 * SAMPLE, decoders)
+        more = measure_fidelity(manifest, where, exact.load(), 128 * SAMPLE, decoders)
     assert found is not None
     assert found.sample == LEAST_SAMPLE
     assert more is not None

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings_assets.encoders.family import CheckpointFiles
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
 from embeddings_assets.errors import WeightsError
@@ -118,6 +118,29 @@ def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     transformer: Any = model.transformer
     found: Iterable[torch.nn.Module] = transformer.resblocks
     return found
+
+
+def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
+    """The last block; open_clip pools the class token (transformer.py: VisionTransformer, pool_type)."""
+    from embeddings_assets.encoders.fast_blocks import linear_of
+
+    transformer: Any = model.transformer
+    last = transformer.resblocks[-1]
+    weights, biases = last.attn.in_proj_weight.chunk(3), last.attn.in_proj_bias.chunk(3)
+    query, key, value = (linear_of(weight, bias) for weight, bias in zip(weights, biases, strict=True))
+    return ClassTokenParts(
+        blocks=transformer.resblocks,
+        heads=last.attn.num_heads,
+        norm1=last.ln_1,
+        query=query,
+        key=key,
+        value=value,
+        out=last.attn.out_proj,
+        scale1=last.ls_1,
+        norm2=last.ln_2,
+        mlp=last.mlp,
+        scale2=last.ls_2,
+    )
 
 
 def _visual_name(key: str) -> str | None:

@@ -6,12 +6,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from embeddings_assets.encoders.family import CheckpointFiles
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from embeddings_assets.encoders.vit14 import (
     LAYERS,
     architecture,
     backbone_blocks,
+    backbone_class_token_parts,
     build_dinov2,
     width_of,
 )
@@ -82,3 +83,8 @@ def build(source: WeightsSource) -> "torch.nn.Module":
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     """The transformer blocks of a built model."""
     return backbone_blocks(model)
+
+
+def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
+    """The last block of a built model."""
+    return backbone_class_token_parts(model)

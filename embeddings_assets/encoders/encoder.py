@@ -11,7 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from embeddings_assets.encoders.family import family_of
-from embeddings_assets.encoders.lowering import lower_blocks
+from embeddings_assets.encoders.heap import give_freed_memory_back, keep_freed_memory
+from embeddings_assets.encoders.lowering import lower
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.encoders.projection import load_projection
 from embeddings_assets.errors import EmbeddingsError, SettingsError, WeightsError
@@ -35,10 +36,12 @@ class Encoder:
 
         self.plan = plan
         self.device = resolve_device(plan.device)
+        if self.device == "cpu":
+            keep_freed_memory()
         family = family_of(plan.spec)
         model = family.build(plan.source)
         if plan.precision == "fast":
-            lower_blocks(family.blocks(model), getattr(torch, plan.compute_dtype))
+            model = lower(model, family, plan.compute_dtype, self.device)
         self._model: torch.nn.Module | None = model.to(self.device).requires_grad_(False).eval()
         # A stream of their own lets copies go on while the batch before is computed.
         self._copies = torch.cuda.Stream(self.device) if self.device.startswith("cuda") else None
@@ -167,6 +170,8 @@ class Encoder:
         self._model = self._projection = None
         if self._copies is not None:
             torch.cuda.empty_cache()
+        else:
+            give_freed_memory_back()
 
 
 def resolve_device(device: str) -> str:

@@ -44,6 +44,29 @@ class CheckpointFiles:
         return [*([] if beside is None else [beside]), *self.hub_extras]
 
 
+@dataclass(frozen=True)
+class ClassTokenParts:
+    """The last of the blocks of a model, taken apart: pre-norm attention and MLP, both with a residual.
+
+    Attributes:
+        blocks: all blocks; what takes the place of the last one is put there.
+        query, key, value, out: linear layers, each for all heads.
+        scale1, scale2: what the attention's and the MLP's outputs go through before they are added.
+    """
+
+    blocks: "torch.nn.ModuleList"
+    heads: int
+    norm1: "torch.nn.Module"
+    query: "torch.nn.Linear"
+    key: "torch.nn.Linear"
+    value: "torch.nn.Linear"
+    out: "torch.nn.Linear"
+    scale1: "torch.nn.Module"
+    norm2: "torch.nn.Module"
+    mlp: "torch.nn.Module"
+    scale2: "torch.nn.Module"
+
+
 class Family(Protocol):
     """The module of a family. It loads neither torch nor a model library before `build` is called.
 
@@ -69,6 +92,13 @@ class Family(Protocol):
 
     def blocks(self, model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
         """The parts of a built model that the `fast` profile computes in bfloat16; may be none."""
+        ...
+
+    def class_token_parts(self, model: "torch.nn.Module") -> "ClassTokenParts | None":
+        """Of a built model whose vector is made of one token, the first: its last block; otherwise None.
+
+        `fast` computes nothing else of that block.
+        """
         ...
 
 

@@ -115,6 +115,10 @@ def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     return found
 
 
+def class_token_parts(model: "torch.nn.Module") -> None:
+    """None: the pooling head reads every token."""
+
+
 def _vision_name(key: str) -> str | None:
     known_elsewhere = key.startswith("text_model.") or key in ("logit_scale", "logit_bias")
     return None if known_elsewhere else key

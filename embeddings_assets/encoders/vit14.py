@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from embeddings_assets.catalog import get_model
+from embeddings_assets.encoders.family import ClassTokenParts
 from embeddings_assets.encoders.quiet import quiet_transformers
 from embeddings_assets.errors import EmbeddingsError, WeightsError
 
@@ -106,6 +107,26 @@ def backbone_blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     backbone: Any = model.backbone
     found: Iterable[torch.nn.Module] = backbone.encoder.layer
     return found
+
+
+def backbone_class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
+    """The last block of a model that `build_dinov2` made; its vector is the normed class token."""
+    backbone: Any = model.backbone
+    last = backbone.encoder.layer[-1]
+    attention = last.attention
+    return ClassTokenParts(
+        blocks=backbone.encoder.layer,
+        heads=attention.num_attention_heads,
+        norm1=last.norm1,
+        query=attention.q_proj,
+        key=attention.k_proj,
+        value=attention.v_proj,
+        out=attention.o_proj,
+        scale1=last.layer_scale1,
+        norm2=last.norm2,
+        mlp=last.mlp,
+        scale2=last.layer_scale2,
+    )
 
 
 def require_complete(report: dict[str, Any], architecture: str) -> None:
