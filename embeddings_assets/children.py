@@ -288,7 +288,8 @@ def default_workers(most: int) -> int:
 
 def compute_environment() -> dict[str, str]:
     """The environment variables that decide on which device, and how, a process computes."""
-    prefixes = ("CUDA_", "NVIDIA_", "HIP_", "OMP_", "MKL_", "DNNL_", "TORCH_", "PYTORCH_", "HF_")
+    devices, libraries = ("CUDA_", "NVIDIA_", "HIP_"), ("OMP_", "MKL_", "DNNL_", "ONEDNN_")
+    prefixes = (*devices, *libraries, "TORCH_", "PYTORCH_", "HF_", "MALLOC_", "GLIBC_TUNABLES")
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
 
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE = 32  # of a split; of one in which little was computed, fewer: the sample must not take longer
 LEAST_SAMPLE = 8
-_ROWS_PER_SAMPLED_ROW = 128
+_ROWS_PER_SAMPLED_ROW = 64
 LEAST_COSINE = 0.9995  # what the profile promises on every row
 _BATCH = 8
 _IDENTITY = ("image_id", "image_path", "sha256")

@@ -10,11 +10,11 @@ import torch
 from embeddings_assets.encoders.encoder import memory_errors, unused_gpu
 
 _LIMITED = """
-import resource
+import resource, sys
 import numpy as np
 from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
 
-holder = EncoderHolder(EncoderChoice(weights="random").plan("CLIP"))
+holder = EncoderHolder(EncoderChoice(weights="random", precision=sys.argv[1]).plan("CLIP"))
 encoder = holder.load()
 pixels = np.zeros((2048, 224, 224, 3), np.uint8)
 pixels[:, 0, 0, 0] = np.arange(2048) % 256
@@ -32,9 +32,10 @@ print(batcher.submit(encoder, pixels[:64])().shape)
 """
 
 
-def test_what_torch_raises_becomes_a_memory_error_and_the_encoder_goes_on() -> None:
+@pytest.mark.parametrize("precision", ["exact", "fast"])
+def test_what_torch_raises_becomes_a_memory_error_and_the_encoder_goes_on(precision: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", _LIMITED],
+        [sys.executable, "-c", _LIMITED, precision],
         capture_output=True,
         text=True,
         check=True,

@@ -101,11 +101,13 @@ def test_vectors_that_are_far_from_exact_are_a_warning(
     with Decoders() as decoders:
         found = measure_fidelity(manifest, where, exact.load(), manifest.rows, decoders)
         # Of much that was computed more is sampled, but not more than there is.
-        more = measure_fidelity(manifest, where, exact.load(), 128 * SAMPLE, decoders)
+        more = [
+            measure_fidelity(manifest, where, exact.load(), computed, decoders)
+            for computed in (64 * 10 - 1, 64 * 10, 64 * SAMPLE)
+        ]
     assert found is not None
     assert found.sample == LEAST_SAMPLE
-    assert more is not None
-    assert more.sample == manifest.rows
+    assert [one and one.sample for one in more] == [9, 10, manifest.rows]
     assert found.minimum < 0.5
     assert "further from exact" in caplog.text
     exact.close()

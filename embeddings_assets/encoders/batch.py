@@ -52,6 +52,7 @@ def embed_images(
         chunk = images[start : start + size]
         pixels = np.stack([_pixels(encoder, image, start + index) for index, image in enumerate(chunk)])
         vectors[start : start + len(chunk)] = encoder.encode(pixels)
+    encoder.rest()
     return vectors
 
 

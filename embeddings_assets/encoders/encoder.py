@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,7 @@ class Encoder:
         family = family_of(plan.spec)
         model = family.build(plan.source)
         if plan.precision == "fast":
-            model = lower(model, family, plan.compute_dtype, self.device)
+            lower(model, family, plan.compute_dtype, self.device)
         self._model: torch.nn.Module | None = model.to(self.device).requires_grad_(False).eval()
         # A stream of their own lets copies go on while the batch before is computed.
         self._copies = torch.cuda.Stream(self.device) if self.device.startswith("cuda") else None
@@ -52,6 +53,8 @@ class Encoder:
         self._projection: torch.Tensor | None = None
         if plan.projected:
             self._projection = torch.from_numpy(load_projection().copy()).to(self.device)
+        if self.device == "cpu":
+            give_freed_memory_back()  # what loading has used, often in another thread's heap
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """As `EncoderPlan.pixels`."""
@@ -150,6 +153,11 @@ class Encoder:
             )
         return vectors
 
+    def rest(self) -> None:
+        """Give back what was kept for the next batch; the weights stay."""
+        if self._copies is None:
+            give_freed_memory_back()
+
     def reset_peak(self) -> None:
         """Let `peak_device_bytes` count from now."""
         import torch
@@ -220,12 +228,14 @@ def device_memory(device: str) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else 0
 
 
-# Only torch's own allocator on GPUs has an exception class of its own. All else says it in words.
+# Only torch's own allocator on GPUs has an exception class of its own. All else says it in words (patterns).
 _MEMORY_IS_SHORT = (
     "DefaultCPUAllocator",  # torch on CPUs
     "bad_alloc",  # C++ on CPUs
     "could not create a memory object",  # oneDNN
-    "could not create a primitive",  # oneDNN, where there is no room for the code that it compiles
+    # oneDNN, where there is no room for the code that it compiles; of a primitive descriptor it says so
+    # where it cannot compute something at all.
+    "could not create a primitive(?! descriptor)",
     "out of memory",  # CUDA: "CUDA error: out of memory" for pinned memory and kernels; cuDNN attention
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",  # cuDNN 8
@@ -243,7 +253,7 @@ def memory_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         if isinstance(error, torch.OutOfMemoryError) or any(
-            words in str(error) for words in _MEMORY_IS_SHORT
+            re.search(words, str(error)) for words in _MEMORY_IS_SHORT
         ):
             torch.cuda.empty_cache()
             raise MemoryError(str(error)) from error

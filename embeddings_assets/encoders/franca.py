@@ -123,7 +123,7 @@ def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     return backbone_blocks(model)
 
 
-def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
+def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts | None:
     """The last block of a built model."""
     return backbone_class_token_parts(model)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from embeddings_assets.catalog import ModelSpec, get_model
-from embeddings_assets.encoders.dtypes import compute_dtype
+from embeddings_assets.encoders.dtypes import FAST_ARITHMETIC, compute_dtype
 from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
@@ -67,6 +67,7 @@ class EncoderPlan:
             "precision": self.precision,
             "compute_dtype": self.compute_dtype,
             "libraries": self._libraries(),
+            **({"fast_arithmetic": FAST_ARITHMETIC} if self.precision == "fast" else {}),
         }
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:

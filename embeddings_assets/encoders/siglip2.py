@@ -97,7 +97,7 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     require_complete(report, "SiglipVisionModel")
 
     class Pooled(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, tower: torch.nn.Module) -> None:
             super().__init__()
             self.tower = tower
 
@@ -105,7 +105,8 @@ def build(source: WeightsSource) -> "torch.nn.Module":
             pooled: torch.Tensor = self.tower(pixel_values=pixels).pooler_output
             return pooled
 
-    return Pooled().eval()
+    # Handed over: what a class made here closed over would live until the garbage is collected.
+    return Pooled(tower).eval()
 
 
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":

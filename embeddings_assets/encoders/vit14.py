@@ -91,7 +91,7 @@ def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn
     require_complete(report, "Dinov2Model")
 
     class ClassToken(torch.nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, backbone: torch.nn.Module) -> None:
             super().__init__()
             self.backbone = backbone
 
@@ -99,7 +99,8 @@ def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn
             pooled: torch.Tensor = self.backbone(pixel_values=pixels).pooler_output
             return pooled
 
-    return ClassToken().eval()
+    # Handed over: what a class made here closed over would live until the garbage is collected.
+    return ClassToken(backbone).eval()
 
 
 def backbone_blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
@@ -109,11 +110,16 @@ def backbone_blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     return found
 
 
-def backbone_class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
-    """The last block of a model that `build_dinov2` made; its vector is the normed class token."""
+def backbone_class_token_parts(model: "torch.nn.Module") -> ClassTokenParts | None:
+    """The last block of a model that `build_dinov2` made; its vector is the normed class token.
+
+    None where transformers names the parts of its attention otherwise, as it did in its earlier 5.x.
+    """
     backbone: Any = model.backbone
     last = backbone.encoder.layer[-1]
     attention = last.attention
+    if not hasattr(attention, "q_proj"):
+        return None
     return ClassTokenParts(
         blocks=backbone.encoder.layer,
         heads=attention.num_attention_heads,

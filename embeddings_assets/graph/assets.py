@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embeddings_assets.catalog import ModelSpec
+from embeddings_assets.encoders.dtypes import FAST_ARITHMETIC
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
 from embeddings_assets.encoders.weights import stated_weights
 from embeddings_assets.errors import StoreError
@@ -135,6 +136,7 @@ def code_version(model: ModelSpec, settings: Settings) -> str:
         "width": stored,
         "projection": [PROJECTION_NAME, PROJECTION_SHA256] if stored != model.native_width else None,
         "schema_version": SCHEMA_VERSION,
+        **({"fast_arithmetic": FAST_ARITHMETIC} if settings.precision == "fast" else {}),
     }
     return f"{model.encoder}-{stored}-schema{SCHEMA_VERSION}-{digest(identity)[:12]}"
 

@@ -26,6 +26,8 @@ RECIPE_FIELDS = (
     "compute_dtype",
     "schema_version",
 )
+# The same, in the footers that have it: how `fast` computes.
+OPTIONAL_RECIPE_FIELDS = ("fast_arithmetic",)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -43,12 +45,16 @@ def digest(value: Any) -> str:
 def recipe_fingerprint(footer: Mapping[str, Any]) -> str:
     """Hash of the fields that change values (DESIGN section 3), in hexadecimal."""
     identity = {"schema_version": SCHEMA_VERSION, **footer}
-    return digest({name: identity[name] for name in RECIPE_FIELDS})
+    optional = [name for name in OPTIONAL_RECIPE_FIELDS if name in identity]
+    return digest({name: identity[name] for name in (*RECIPE_FIELDS, *optional)})
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Names of the recipe fields in which two footers differ."""
-    return [name for name in RECIPE_FIELDS if name != "schema_version" and old.get(name) != new.get(name)] + (
+    # Where the profile differs, how one of them computes says nothing more.
+    optional = OPTIONAL_RECIPE_FIELDS if old.get("precision") == new.get("precision") else ()
+    compared = [name for name in (*RECIPE_FIELDS, *optional) if name != "schema_version"]
+    return [name for name in compared if old.get(name) != new.get(name)] + (
         ["schema_version"] if old.get("schema_version") != SCHEMA_VERSION else []
     )
 
