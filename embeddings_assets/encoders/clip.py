@@ -122,7 +122,7 @@ def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
 
 def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts | None:
     """The last block; open_clip pools the class token (transformer.py: VisionTransformer, pool_type)."""
-    from embeddings_assets.encoders.fast_blocks import linear_of
+    from embeddings_assets.encoders.class_token import linear_of
 
     tower: Any = model
     transformer = tower.transformer

@@ -41,6 +41,11 @@ class Encoder:
             keep_freed_memory()
         family = family_of(plan.spec)
         model = family.build(plan.source)
+        parts = family.class_token_parts(model)
+        if parts is not None:
+            from embeddings_assets.encoders.class_token import ClassTokenBlock
+
+            parts.blocks[-1] = ClassTokenBlock(parts)
         if plan.precision == "fast":
             lower(model, family, plan.compute_dtype, self.device)
         self._model: torch.nn.Module | None = model.to(self.device).requires_grad_(False).eval()

@@ -97,7 +97,7 @@ class Family(Protocol):
     def class_token_parts(self, model: "torch.nn.Module") -> "ClassTokenParts | None":
         """Of a built model whose vector is made of one token, the first: its last block; otherwise None.
 
-        `fast` computes nothing else of that block.
+        Nothing else of that block is computed.
         """
         ...
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embeddings_assets.encoders.family import ClassTokenParts
+from embeddings_assets.encoders.class_token import linear_of
 
 _QUICK_GELU = 1.702  # a of open_clip/transformer.py: QuickGELU
 
@@ -45,41 +45,6 @@ class FusedAttention(nn.Module):
         mixed = functional.scaled_dot_product_attention(queries, keys, values)
         given = self.out(mixed.transpose(1, 2).flatten(2))
         return given if self.batch_first else given.transpose(0, 1), None
-
-
-class ClassTokenBlock(nn.Module):
-    """The last block of a model that reads nothing but its first token: float32 [n, tokens, d] to [n, 1, d].
-
-    The class token attends to all tokens as before; what the others would become is not computed.
-    """
-
-    def __init__(self, parts: ClassTokenParts) -> None:
-        super().__init__()
-        self.heads = parts.heads
-        self.norm1, self.norm2 = parts.norm1, parts.norm2
-        self.query, self.key, self.value, self.out = parts.query, parts.key, parts.value, parts.out
-        self.scale1, self.scale2 = parts.scale1, parts.scale2
-        self.mlp = parts.mlp
-
-    def forward(self, hidden: Tensor, *_: object, **__: object) -> Tensor:
-        normed, token = self.norm1(hidden), hidden[:, :1]
-        shape = (len(hidden), -1, self.heads, hidden.shape[2] // self.heads)
-        query, key, value = (
-            project(source).view(shape).transpose(1, 2)
-            for project, source in ((self.query, normed[:, :1]), (self.key, normed), (self.value, normed))
-        )
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        token = token + self.scale1(self.out(mixed.transpose(1, 2).flatten(2)))
-        return token + self.scale2(self.mlp(self.norm2(token)))
-
-
-def linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """nn.Linear of parameters at hand: weight [out, in], bias [out]."""
-    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-    linear.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    if bias is not None:
-        linear.bias = nn.Parameter(bias.detach(), requires_grad=False)
-    return linear
 
 
 def fold_quick_gelu(mlp: nn.Sequential) -> None:
