@@ -53,6 +53,28 @@ encoder.close()
 print(before - resident())
 """
 
+_AFTER_A_CALL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from embeddings_assets.encoders.batch import embed_images, kept_encoder
+from embeddings_assets.encoders.heap import give_freed_memory_back
+from embeddings_assets.encoders.plan import plan_encoder
+
+def given_back():
+    pages = Path("/proc/self/statm")
+    before = int(pages.read_text().split()[1])
+    give_freed_memory_back()
+    return (before - int(pages.read_text().split()[1])) * resource.getpagesize()
+
+plan = plan_encoder("CLIP", weights="random", device="cpu")
+embed_images([Image.new("RGB", (300, 300))] * 16, plan)
+after_a_call = given_back()
+kept_encoder(plan).encode(np.zeros((16, 224, 224, 3), np.uint8))
+print(after_a_call, given_back())
+"""
+
 
 def glibc() -> tuple[int, ...]:
     name, version = platform.libc_ver()
@@ -106,3 +128,9 @@ def test_tunables_of_anything_else_change_nothing() -> None:
 def test_a_closed_encoder_gives_its_memory_back(name: str, precision: str) -> None:
     weights = {"exact": 340 << 20, "fast": 170 << 20}[precision]
     assert int(run(_RESIDENT, name, precision)[0]) > weights * 0.9
+
+
+def test_a_call_of_the_api_gives_back_what_was_kept_for_the_next_batch() -> None:
+    after_a_call, after_a_batch = map(int, run(_AFTER_A_CALL))
+    assert after_a_batch > 16 << 20, "an encoder keeps it"
+    assert after_a_call < after_a_batch / 4

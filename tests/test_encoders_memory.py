@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from embeddings_assets.encoders.encoder import memory_errors, unused_gpu
+from embeddings_assets.encoders.encoder import unused_gpu
+from embeddings_assets.encoders.shortage import memory_errors
 
 _LIMITED = """
 import resource, sys
@@ -97,8 +98,15 @@ def test_every_way_to_be_short_of_memory_is_a_memory_error(error: Exception) -> 
     assert str(short.value) == str(error)
 
 
-def test_other_failures_of_a_device_stay_what_they_are() -> None:
-    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "could not create a primitive descriptor for the matmul primitive",
+    ],
+)
+def test_other_failures_of_a_device_stay_what_they_are(said: str) -> None:
+    error = RuntimeError(said)
     with pytest.raises(RuntimeError) as failed, memory_errors():
         raise error
     assert failed.value is error

@@ -48,11 +48,13 @@ def embed_images(
     if not images:
         return vectors
     encoder = kept_encoder(plan)
-    for start in range(0, len(images), size):
-        chunk = images[start : start + size]
-        pixels = np.stack([_pixels(encoder, image, start + index) for index, image in enumerate(chunk)])
-        vectors[start : start + len(chunk)] = encoder.encode(pixels)
-    encoder.rest()
+    try:
+        for start in range(0, len(images), size):
+            chunk = images[start : start + size]
+            pixels = np.stack([_pixels(encoder, image, start + index) for index, image in enumerate(chunk)])
+            vectors[start : start + len(chunk)] = encoder.encode(pixels)
+    finally:
+        encoder.rest()
     return vectors
 
 

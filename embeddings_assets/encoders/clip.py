@@ -120,14 +120,11 @@ def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":
     return found
 
 
-def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts | None:
+def class_token_parts(model: "torch.nn.Module") -> ClassTokenParts:
     """The last block; open_clip pools the class token (transformer.py: VisionTransformer, pool_type)."""
     from embeddings_assets.encoders.class_token import linear_of
 
-    tower: Any = model
-    transformer = tower.transformer
-    if tower.pool_type != "tok" or not transformer.batch_first:
-        return None
+    transformer: Any = model.transformer
     last = transformer.resblocks[-1]
     weights, biases = last.attn.in_proj_weight.chunk(3), last.attn.in_proj_bias.chunk(3)
     query, key, value = (linear_of(weight, bias) for weight, bias in zip(weights, biases, strict=True))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 EXACT = "float32"
 LOWERED = "bfloat16"
-FAST_ARITHMETIC = 2  # raised by whatever changes the vectors of `fast` beyond a rounding of float32
+FAST_ARITHMETIC = 2  # raised by whatever changes vectors that are computed in less than float32
 
 # Names that Linux gives to instructions for bfloat16 products: x86 (AVX512, AMX) and arm64.
 _INSTRUCTIONS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})

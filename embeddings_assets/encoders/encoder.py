@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from embeddings_assets.encoders.heap import give_freed_memory_back, keep_freed_m
 from embeddings_assets.encoders.lowering import lower
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.encoders.projection import load_projection
+from embeddings_assets.encoders.shortage import memory_errors
 from embeddings_assets.errors import EmbeddingsError, SettingsError, WeightsError
 
 if TYPE_CHECKING:
@@ -231,38 +231,6 @@ def device_memory(device: str) -> int:
     import torch
 
     return int(torch.cuda.get_device_properties(device).total_memory) if device.startswith("cuda") else 0
-
-
-# Only torch's own allocator on GPUs has an exception class of its own. All else says it in words (patterns).
-_MEMORY_IS_SHORT = (
-    "DefaultCPUAllocator",  # torch on CPUs
-    "bad_alloc",  # C++ on CPUs
-    "could not create a memory object",  # oneDNN
-    # oneDNN, where there is no room for the code that it compiles; of a primitive descriptor it says so
-    # where it cannot compute something at all.
-    "could not create a primitive(?! descriptor)",
-    "out of memory",  # CUDA: "CUDA error: out of memory" for pinned memory and kernels; cuDNN attention
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",  # cuDNN 8
-    "CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",  # cuDNN 9
-    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
-)
-
-
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """What torch and its libraries raise when memory is short becomes a MemoryError."""
-    import torch
-
-    try:
-        yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or any(
-            re.search(words, str(error)) for words in _MEMORY_IS_SHORT
-        ):
-            torch.cuda.empty_cache()
-            raise MemoryError(str(error)) from error
-        raise
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def keep_freed_memory() -> bool:
     """Let malloc keep what is freed for the next batch; whether it will.
 
     Process-wide and for good. Not where the environment sets malloc up itself, nor without glibc. In threads
-    beside the main one it holds for blocks of up to 64 MB, the size of their heaps.
+    beside the main one it holds for blocks well below 64 MB, the size of their heaps.
     """
     libc = _glibc()
     if libc is None or _set_up_by_environment():

@@ -45,7 +45,7 @@ def lower(model: "torch.nn.Module", family: Family, dtype: str, device: str) -> 
                 setattr(block, name, LoweringNorm(child, lowered))
             elif isinstance(child, torch.nn.MultiheadAttention):
                 setattr(block, name, FusedAttention(child))
-            elif isinstance(child, torch.nn.Sequential):
+            elif type(child) is torch.nn.Sequential:
                 fold_quick_gelu(child)
         for module in block.modules():
             if isinstance(module, (torch.nn.Linear, torch.nn.MultiheadAttention)):

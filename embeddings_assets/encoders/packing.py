@@ -2,12 +2,16 @@
 
 import functools
 import itertools
+import logging
 import platform
 
 import torch
 from torch import Tensor, nn
 
 from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
+from embeddings_assets.encoders.shortage import memory_errors
+
+log = logging.getLogger(__name__)
 
 # What oneDNN applies to a product before it is rounded: name and algorithm, by class of torch's and
 # transformers' activations.
@@ -16,9 +20,10 @@ _ACTIVATIONS = {
     "GELUTanh": ("gelu", "tanh"),
     "SiLU": ("swish", ""),
 }
-# transformers' MLPs in which a linear layer feeds an activation, by class: their names. Beside them only
-# nn.Sequential says what follows what.
-_MLPS = {"Dinov2MLP": ("fc1", "activation_fn"), "SiglipMLP": ("fc1", "activation_fn")}
+# transformers' MLPs in which `fc1` feeds an activation, and the names that it has had. Beside them only
+# nn.Sequential itself says what follows what.
+_MLPS = ("Dinov2MLP", "SiglipMLP")
+_ACTIVATION_NAMES = ("activation_fn", "activation")
 _NO_ACTIVATION = ("none", "")
 
 
@@ -66,11 +71,12 @@ def _works() -> bool:
     """Try it: the operator is torch's own, and ONEDNN_MAX_CPU_ISA can take the instructions away."""
     linear = nn.Linear(16, 16).to(torch.bfloat16)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), memory_errors():
             hidden = torch.ones(2, 16, dtype=torch.bfloat16)
             for activation in (_NO_ACTIVATION, *_ACTIVATIONS.values()):
                 PackedLinear(linear, activation)(hidden)
-    except (AttributeError, RuntimeError):
+    except (AttributeError, RuntimeError) as error:
+        log.info("bfloat16 layers are not laid out for this CPU: %s", error)
         return False
     return True
 
@@ -95,8 +101,9 @@ def pack_linears(module: nn.Module) -> None:
 
 def _feeding(module: nn.Module) -> list[tuple[str, str]]:
     """Names of children of which the first feeds nothing but the second."""
-    if isinstance(module, nn.Sequential):
+    if type(module) is nn.Sequential:
         names = [name for name, _ in module.named_children()]
         return list(itertools.pairwise(names))
-    known = _MLPS.get(type(module).__name__)
-    return [known] if known else []
+    if type(module).__name__ not in _MLPS:
+        return []
+    return [("fc1", name) for name in _ACTIVATION_NAMES if hasattr(module, name)]

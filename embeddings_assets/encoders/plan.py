@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from embeddings_assets.catalog import ModelSpec, get_model
-from embeddings_assets.encoders.dtypes import FAST_ARITHMETIC, compute_dtype
+from embeddings_assets.encoders.dtypes import EXACT, FAST_ARITHMETIC, compute_dtype
 from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
@@ -67,7 +67,7 @@ class EncoderPlan:
             "precision": self.precision,
             "compute_dtype": self.compute_dtype,
             "libraries": self._libraries(),
-            **({"fast_arithmetic": FAST_ARITHMETIC} if self.precision == "fast" else {}),
+            **({"fast_arithmetic": FAST_ARITHMETIC} if self.compute_dtype != EXACT else {}),
         }
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -94,7 +94,8 @@ class EncoderPlan:
             WeightsError: the weights do not load or are of another architecture.
             EmbeddingsError: memory is short.
         """
-        from embeddings_assets.encoders.encoder import Encoder, memory_errors
+        from embeddings_assets.encoders.encoder import Encoder
+        from embeddings_assets.encoders.shortage import memory_errors
 
         try:
             with memory_errors():

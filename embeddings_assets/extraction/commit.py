@@ -59,7 +59,8 @@ def changed_fields(
     changed = differing_fields(standing, footer)
     if changed and not replace:
         found = ", ".join(
-            f"{name} is {_short(standing.get(name))}, asked for {_short(footer[name])}" for name in changed
+            f"{name} is {_short(standing.get(name))}, asked for {_short(footer.get(name))}"
+            for name in changed
         )
         raise StoreError(
             f"{target}: holds embeddings of another recipe: {found}.",

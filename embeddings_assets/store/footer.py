@@ -26,7 +26,7 @@ RECIPE_FIELDS = (
     "compute_dtype",
     "schema_version",
 )
-# The same, in the footers that have it: how `fast` computes.
+# The same, in the footers that have it: how products in less than float32 are computed.
 OPTIONAL_RECIPE_FIELDS = ("fast_arithmetic",)
 
 
@@ -51,8 +51,8 @@ def recipe_fingerprint(footer: Mapping[str, Any]) -> str:
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Names of the recipe fields in which two footers differ."""
-    # Where the profile differs, how one of them computes says nothing more.
-    optional = OPTIONAL_RECIPE_FIELDS if old.get("precision") == new.get("precision") else ()
+    # Where the dtype differs, how one of them is computed with says nothing more.
+    optional = OPTIONAL_RECIPE_FIELDS if old.get("compute_dtype") == new.get("compute_dtype") else ()
     compared = [name for name in (*RECIPE_FIELDS, *optional) if name != "schema_version"]
     return [name for name in compared if old.get(name) != new.get(name)] + (
         ["schema_version"] if old.get("schema_version") != SCHEMA_VERSION else []
