@@ -115,3 +115,10 @@ def _choice(environment: Mapping[str, str], variable: str, choices: tuple[str, .
             remedy=f"export {variable}={choices[0]}",
         )
     return value
+
+
+def malloc_is_set_up() -> bool:
+    """Whether the environment sets glibc's malloc up: a MALLOC_*_ variable, or tunables (mallopt(3))."""
+    return "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(
+        name.startswith("MALLOC_") and name.endswith("_") for name in os.environ
+    )

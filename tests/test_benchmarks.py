@@ -15,6 +15,7 @@ from graph_support import CLIP, PROCESSED, Graph
 from PIL import Image
 
 from embeddings_assets.encoders.encoder import plan_encoder
+from embeddings_assets.encoders.family import family_of
 
 pytest_plugins = ("datasets_fixtures", "graph_fixtures")
 
@@ -143,10 +144,10 @@ def test_sentence_transformers_embeds_on_our_weights(monkeypatch: pytest.MonkeyP
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rival = importlib.import_module("sentence_clip")
-    encoder = plan_encoder("CLIP", weights="random", device="cpu").load()
-    assert encoder._model is not None
+    plan = plan_encoder("CLIP", weights="random", device="cpu")
+    encoder = plan.load()
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    model = rival.sentence_clip(encoder._model, "cpu")
+    model = rival.sentence_clip(family_of(plan.spec).build(plan.source), "cpu")
     theirs = model.encode([Image.fromarray(pixels)], normalize_embeddings=True)
     np.testing.assert_allclose(theirs, encoder.encode(pixels[None]), atol=1e-3)
 

@@ -6,8 +6,9 @@ happens to lie behind them in the heap, so that equal runs differed by that much
 """
 
 import ctypes
-import os
 import sys
+
+from embeddings_assets.settings import malloc_is_set_up
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 # Bytes of the largest block that is kept; of a batch of 32 it is 101 MB. glibc before 2.35 takes 32 MB.
@@ -22,7 +23,7 @@ def keep_freed_memory() -> bool:
     beside the main one it holds for blocks well below 64 MB, the size of their heaps.
     """
     libc = _glibc()
-    if libc is None or _set_up_by_environment():
+    if libc is None or malloc_is_set_up():
         return False
     # The first call must have succeeded: the second alone would freeze the threshold of the first at 128 kB.
     return (
@@ -36,12 +37,6 @@ def give_freed_memory_back() -> None:
     libc = _glibc()
     if libc is not None:
         libc.malloc_trim(0)
-
-
-def _set_up_by_environment() -> bool:
-    return "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") or any(
-        name.startswith("MALLOC_") and name.endswith("_") for name in os.environ
-    )
 
 
 def _glibc() -> ctypes.CDLL | None:
