@@ -18,7 +18,8 @@ from embeddings_assets.encoders.projection import PROJECTION_SHA256
 from embeddings_assets.encoders.random_init import random_parameters
 from embeddings_assets.encoders.weights import random_source
 from embeddings_assets.errors import EmbeddingsError, SettingsError, UnknownNameError, WeightsError
-from embeddings_assets.store.footer import RECIPE_FIELDS, recipe_fingerprint
+from embeddings_assets.store.footer import RECIPE_FIELDS, differing_fields, recipe_fingerprint
+from embeddings_assets.store.schema import SCHEMA_VERSION
 
 NAMES = [spec.name for spec in MODELS]
 
@@ -108,6 +109,28 @@ def test_what_changes_values_changes_the_fingerprint_and_nothing_else_does() -> 
     assert base == fingerprint(device="cpu") == fingerprint(device="cuda:3") == fingerprint(width="contract")
     others = [fingerprint(width="native"), fingerprint(precision="fast"), fingerprint("SigLIPv2")]
     assert len({base, *others}) == 4
+
+
+# Of the exact profile with random weights, as of version 0.1.0. Equal ones are what lets vectors be reused.
+FINGERPRINTS = {
+    "CLIP": "9bc1213854bc46a71729c2eb3993b3459d53ec96ede4aebdaffe2e8b2d5fdc88",
+    "DINOv2": "8883fbf7b3cff5291d631686f2f10bf97853d56871d90c5ba2a53797c643505e",
+    "Franca": "9a3cb2f5ea115994a94be75d41e5ed939580a55466442f30ce8406aa5c1e9743",
+    "SigLIPv2": "a433b9359ee4d84ab64a3bd445603781898ec74ef84e519eb8123ae7f4f5e513",
+}
+
+
+def test_only_the_fingerprint_of_siglip_changed_with_the_order_of_its_passes() -> None:
+    footers = {name: plan_encoder(name, weights="random", device="cpu").footer() for name in NAMES}
+    assert footers["SigLIPv2"]["recipe"]["resize_order"] == "horizontal first"
+    former = {key: value for key, value in footers["SigLIPv2"]["recipe"].items() if key != "resize_order"}
+    before = {**footers, "SigLIPv2": {**footers["SigLIPv2"], "recipe": former}}
+    assert {name: recipe_fingerprint(footer) for name, footer in before.items()} == FINGERPRINTS
+    now = {name: recipe_fingerprint(footer) for name, footer in footers.items()}
+    assert {name for name in NAMES if now[name] != FINGERPRINTS[name]} == {"SigLIPv2"}
+    stated = {"schema_version": SCHEMA_VERSION}
+    old, new = ({**footer["SigLIPv2"], **stated} for footer in (before, footers))
+    assert differing_fields(old, new) == ["recipe.resize_order"]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from published_pixels import published_pixels
 from torchvision import transforms
 
 from embeddings_assets.encoders import clip, dinov2, franca, siglip2
@@ -25,11 +26,20 @@ def to_rgb(image: Image.Image) -> Image.Image:
 PUBLISHED = {
     "CLIP": transforms.Compose([transforms.Resize(224, BICUBIC), transforms.CenterCrop(224), to_rgb]),
     "DINOv2": transforms.Compose([to_rgb, transforms.Resize(256, BICUBIC), transforms.CenterCrop(224)]),
-    "SigLIPv2": transforms.Compose([to_rgb, transforms.Resize((224, 224), BILINEAR)]),
+    # torchvision calls Pillow, whose order of passes has changed: here too, the horizontal one comes first.
+    "SigLIPv2": transforms.Compose(
+        [
+            to_rgb,
+            lambda image: transforms.functional.resize(image, [image.height, 224], BILINEAR),
+            transforms.Resize((224, 224), BILINEAR),
+        ]
+    ),
 }
 PUBLISHED["Franca"] = PUBLISHED["DINOv2"]
 SIZES = [(500, 375), (375, 500), (333, 500), (500, 333), (225, 224), (224, 227), (1, 1), (3, 90), (640, 201)]
 SIZES += [(224, 224), (256, 256), (1024, 683), (501, 374), (90, 91), (227, 226), (449, 224)]
+# More than twice as tall as wide: Pillow 13 would resize these vertically first for every model.
+TALL = [(300, 900), (257, 530), (231, 470)]
 
 
 def picture(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
@@ -45,6 +55,24 @@ def picture(size: tuple[int, int], mode: str = "RGB") -> Image.Image:
 def test_pixels_equal_torchvisions_on_every_size(model: str, size: tuple[int, int]) -> None:
     image = picture(size)
     assert np.array_equal(RECIPES[model].pixels(image), np.asarray(PUBLISHED[model](image)))
+
+
+@pytest.mark.parametrize("model", RECIPES)
+@pytest.mark.parametrize("size", SIZES + TALL, ids=lambda size: f"{size[0]}x{size[1]}")
+def test_pixels_equal_those_of_an_independent_implementation(model: str, size: tuple[int, int]) -> None:
+    image = picture(size)
+    assert np.array_equal(RECIPES[model].pixels(image), published_pixels(model, np.asarray(image)))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_an_image_resized_in_its_own_mode_equals_the_independent_implementation(mode: str) -> None:
+    if mode == "I;16":  # black beside white: sums overshoot both
+        image = Image.fromarray((np.indices((620, 300)).sum(axis=0) // 5 % 2 * 65535).astype(np.uint16))
+    else:
+        image = picture((300, 620), mode)
+    palette = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3) if mode == "P" else None
+    found = RECIPES["CLIP"].pixels(image)
+    assert np.array_equal(found, published_pixels("CLIP", np.asarray(image), mode, palette))
 
 
 @pytest.mark.parametrize("model", ["CLIP", "DINOv2", "SigLIPv2"])
@@ -74,6 +102,12 @@ def test_a_strip_that_would_fill_the_memory_is_refused(model: str) -> None:
             apply(strip)
         assert caught.value.reason is Reason.OVERSIZED
         assert "1 x 30000" in caught.value.detail
+
+
+def test_a_squash_does_not_fill_the_memory_between_its_passes() -> None:
+    with pytest.raises(ImageError) as caught:
+        RECIPES["SigLIPv2"].pixels(Image.new("L", (1, 500_000)))
+    assert caught.value.reason is Reason.OVERSIZED
 
 
 @pytest.mark.parametrize("model", RECIPES)

@@ -161,6 +161,16 @@ def test_another_recipe_is_refused_by_name_and_replaced_on_request(tree: DataPat
     assert report.footer["precision"] == "fast"
 
 
+def test_a_split_of_other_preprocessing_is_refused_by_the_field_that_differs(tree: DataPaths) -> None:
+    run(tree)
+    other = StubEncoder()
+    recipe = {**other.footer()["recipe"], "resize_order": "horizontal first"}
+    other.footer = lambda: {**StubEncoder().footer(), "recipe": recipe}  # type: ignore[method-assign]
+    with pytest.raises(StoreError, match=r"recipe\.resize_order is None, asked for 'horizontal first'"):
+        run(tree, other)
+    assert run(tree, other, replace=True).changed_fields == ("recipe.resize_order",)
+
+
 def test_a_changed_image_alone_is_embedded_again(tree: DataPaths) -> None:
     run(tree)
     write_image(images(tree)[30], seed=999)

@@ -20,6 +20,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _PILLOW_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_PREMULTIPLIED = {"LA": "La", "RGBA": "RGBa"}  # what Pillow resizes in their place
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,9 @@ class Recipe:
     "squash" scales to `resize_to` x `resize_to` whatever the proportions. `rgb_first` converts to RGB
     before the resize; otherwise the image is resized and cropped in its own mode and converted last.
     `mean` and `std` apply to channels in [0, 1].
+
+    The horizontal pass of a resize always comes first. `resize_order` says so in the recipe of a model whose
+    earlier files may have been made in the other order.
     """
 
     rgb_first: bool
@@ -39,10 +43,12 @@ class Recipe:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     size: int = 224
+    resize_order: Literal["horizontal first"] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe as JSON values, for the footer."""
-        return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
+        """The recipe as JSON values, for the footer; an order that is not stated is left out."""
+        stated = {name: value for name, value in asdict(self).items() if value is not None}
+        return {**stated, "mean": list(self.mean), "std": list(self.std)}
 
     def pixels(self, image: Image.Image) -> npt.NDArray[np.uint8]:
         """The reference pixels [size, size, 3], RGB, by Pillow.
@@ -54,7 +60,7 @@ class Recipe:
             image = image.convert("RGB")
         width, height = self._resized(*image.size)
         if (width, height) != image.size:
-            image = image.resize((width, height), _PILLOW_FILTERS[self.interpolation])
+            image = _resize(image, (width, height), _PILLOW_FILTERS[self.interpolation])
         left, top = self._offset(width), self._offset(height)
         image = image.crop((left, top, left + self.size, top + self.size))
         return np.array(image if self.rgb_first else image.convert("RGB"))
@@ -84,15 +90,36 @@ class Recipe:
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize == "squash":
-            return self.resize_to, self.resize_to
-        short, long = sorted((width, height))
-        scaled = int(self.resize_to * long / short)
-        if self.resize_to * scaled > MAX_RESIZED_PIXELS:
+            resized = (self.resize_to, self.resize_to)
+        else:
+            scaled = int(self.resize_to * max(width, height) / min(width, height))
+            resized = (self.resize_to, scaled) if width <= height else (scaled, self.resize_to)
+        # After the horizontal pass the image still has its own height.
+        if resized[0] * max(height, resized[1]) > MAX_RESIZED_PIXELS:
             raise ImageError(
                 Reason.OVERSIZED,
-                f"{width} x {height} pixels would be resized to {self.resize_to} x {scaled}",
+                f"{width} x {height} pixels would be resized to {resized[0]} x {max(height, resized[1])}",
             )
-        return (self.resize_to, scaled) if width <= height else (scaled, self.resize_to)
+        return resized
 
     def _offset(self, length: int) -> int:
         return round((length - self.size) / 2.0)
+
+
+def _resize(image: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
+    """Resize an image, horizontal pass first: the same pixels under every Pillow from 12.0 on.
+
+    In one call, Pillow 13.0 runs the vertical pass first where the height shrinks by more than twice as many
+    pixels as the width (src/libImaging/Resample.c, ImagingResampleInner), and rounds between the passes.
+    """
+    if image.mode in ("1", "P"):
+        return image.resize(size, resample)  # Pillow takes the nearest pixel, which has no passes
+    if image.mode in _PREMULTIPLIED:
+        return _resize(image.convert(_PREMULTIPLIED[image.mode]), size, resample).convert(image.mode)
+    for step in ((size[0], image.height), size):
+        if image.mode.startswith("I;16"):
+            # Before Pillow 12.3, 16-bit sums beyond black or white wrap around; this conversion clips them.
+            image = image.convert("I").resize(step, resample).convert(image.mode)
+        else:
+            image = image.resize(step, resample)
+    return image

@@ -22,6 +22,7 @@ RECIPE = Recipe(
     interpolation="bilinear",
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
+    resize_order="horizontal first",
 )
 CHECKPOINT = CheckpointFiles(
     companions={"model.safetensors": "config.json"}, hub_extras=("preprocessor_config.json",)

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from embeddings_assets.errors import BadImagesError, StoreError
 from embeddings_assets.extraction.planning import ShardPlan
-from embeddings_assets.store.footer import differing_fields, recipe_fingerprint
+from embeddings_assets.store.footer import differing_fields, field_of, recipe_fingerprint
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
 from embeddings_assets.store.schema import (
     BOUNDING_BOX,
@@ -59,7 +59,7 @@ def changed_fields(
     changed = differing_fields(standing, footer)
     if changed and not replace:
         found = ", ".join(
-            f"{name} is {_short(standing.get(name))}, asked for {_short(footer.get(name))}"
+            f"{name} is {_short(field_of(standing, name))}, asked for {_short(field_of(footer, name))}"
             for name in changed
         )
         raise StoreError(

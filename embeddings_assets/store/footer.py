@@ -50,13 +50,25 @@ def recipe_fingerprint(footer: Mapping[str, Any]) -> str:
 
 
 def differing_fields(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Names of the recipe fields in which two footers differ."""
+    """Names of the recipe fields in which two footers differ; those inside `recipe` as `recipe.<field>`."""
     # Where the dtype differs, how one of them is computed with says nothing more.
     optional = OPTIONAL_RECIPE_FIELDS if old.get("compute_dtype") == new.get("compute_dtype") else ()
     compared = [name for name in (*RECIPE_FIELDS, *optional) if name != "schema_version"]
-    return [name for name in compared if old.get(name) != new.get(name)] + (
-        ["schema_version"] if old.get("schema_version") != SCHEMA_VERSION else []
-    )
+    differing = [name for name in compared if old.get(name) != new.get(name)]
+    if "recipe" in differing:
+        before, after = (footer.get("recipe") or {} for footer in (old, new))
+        inside = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        at = differing.index("recipe")
+        differing[at : at + 1] = [f"recipe.{key}" for key in inside]
+    return differing + (["schema_version"] if old.get("schema_version") != SCHEMA_VERSION else [])
+
+
+def field_of(footer: Mapping[str, Any], name: str) -> Any:
+    """The value of a field as `differing_fields` names it; None where the footer has none."""
+    value: Any = footer
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def rows_fingerprint(header: Mapping[str, Any], batches: Iterable[pa.RecordBatch]) -> str:
