@@ -11,6 +11,7 @@ from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
 from embeddings_assets.datasets.parsing import cannot_read
 from embeddings_assets.datasets.status import RawStatus, raw_status
 from embeddings_assets.encoders.inventory import list_weights
+from embeddings_assets.encoders.self_test import network_fault, pixel_fault
 from embeddings_assets.errors import EmbeddingsError, StoreError
 from embeddings_assets.extraction.memory import host_memory
 from embeddings_assets.settings import RANDOM_WEIGHTS, Settings
@@ -30,6 +31,7 @@ _PACKAGES = (
     "Pillow",
 )
 _FLOAT_BYTES = 4
+_REINSTALL = "make setup, or: pip install -r requirements.lock"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ def examine(settings: Settings) -> list[Line]:
         *_weights(settings),
         *_machine(settings, [spec for spec in DATASETS if statuses[spec.name].state == "missing"]),
         *_versions(),
+        _self_test(),
     ]
 
 
@@ -153,5 +156,17 @@ def _versions() -> list[Line]:
             missing.append(name)
     if not missing:
         return [Line("versions", "packages", "ready", ", ".join(found))]
-    remedy = "make setup, or: pip install -r requirements.lock"
-    return [Line("versions", "packages", "missing", f"without {', '.join(missing)}", remedy)]
+    return [Line("versions", "packages", "missing", f"without {', '.join(missing)}", _REINSTALL)]
+
+
+def _self_test() -> Line:
+    """Whether images and networks give the published values here, which `exact` asks before any vector."""
+    try:
+        faults = [pixel_fault(), *(network_fault(model, "cpu") for model in MODELS)]
+    except (EmbeddingsError, ImportError) as error:
+        return Line("versions", "self-test", "wrong", f"cannot run ({error})", _REINSTALL)
+    for fault in faults:
+        if fault is not None:
+            return Line("versions", "self-test", "wrong", fault.problem, fault.remedy)
+    families = ", ".join(model.name for model in MODELS)
+    return Line("versions", "self-test", "ready", f"pixels and networks as published: {families}")

@@ -36,6 +36,10 @@ class WeightsError(EmbeddingsError):
     """Model weights that are absent, of the wrong architecture, or not what they claim to be."""
 
 
+class SelfTestError(EmbeddingsError):
+    """A library that gives other values than the published code, found before a vector was computed."""
+
+
 class StoreError(EmbeddingsError):
     """A manifest or embedding file that is absent, damaged or breaks its contract."""
 

@@ -80,7 +80,7 @@ def test_prepared_splits_are_counted_and_damaged_ones_named(
 def test_every_dataset_model_and_the_machine_have_a_line(settings: Settings) -> None:
     lines = lines_of(settings)
     expected = {*(spec.name for spec in DATASETS), *(spec.name for spec in MODELS)}
-    assert set(lines) == expected | {"disk", "memory", "device", "packages"}
+    assert set(lines) == expected | {"disk", "memory", "device", "packages", "self-test"}
     for line in lines.values():
         assert line.remedy or line.state in ("ready", "note")
     assert "for 6 missing datasets" in lines["disk"].found

@@ -22,7 +22,7 @@ from embeddings_assets.encoders import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.checkpoint import load_parameters
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.encoders.torchscript import is_torchscript
-from embeddings_assets.encoders.vit14 import architecture
+from embeddings_assets.encoders.vit14 import SIZES, architecture
 from embeddings_assets.encoders.weights import WeightsSource, find_weights
 from embeddings_assets.errors import EmbeddingsError, WeightsError
 
@@ -142,11 +142,11 @@ def test_the_kits_key_counts_are_the_published_ones() -> None:
 @pytest.mark.parametrize("width", [384, 768, 1024])
 @pytest.mark.parametrize("family", [dinov2, franca])
 def test_every_size_has_as_many_parameters_as_the_architecture(family: ModuleType, width: int) -> None:
-    config = Dinov2Config(**architecture(width), use_swiglu_ffn=family is franca, image_size=518)
+    config = Dinov2Config(**architecture(SIZES[width]), use_swiglu_ffn=family is franca, image_size=518)
     with torch.device("meta"):
         network = Dinov2Model(config)
     expected = sum(tensor.numel() for tensor in network.state_dict().values())
-    assert sum(math.prod(shape) for shape in family.shapes(width).values()) == expected
+    assert sum(math.prod(shape) for shape in family.shapes(SIZES[width]).values()) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
 from embeddings_assets.errors import WeightsError
@@ -28,6 +28,7 @@ RECIPE = Recipe(
 )
 CHECKPOINT = CheckpointFiles(companions={"open_clip_model.safetensors": "open_clip_config.json"})
 LIBRARIES = ("open_clip_torch",)
+BASE = NetworkSize(width=768, layers=12, heads=12, output=512)
 
 # What a CLIP checkpoint holds besides the image tower.
 _ELSEWHERE = ("transformer.", "token_embedding.", "ln_final.")
@@ -41,29 +42,30 @@ _ELSEWHERE_EXACT = (
 )
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """The 152 parameters of the image tower, without the prefix `visual.`."""
+def shapes(size: NetworkSize = BASE) -> dict[str, tuple[int, ...]]:
+    """The parameters of the image tower, without the prefix `visual.`: 152 in ViT-B/32."""
+    width = size.width
     found: dict[str, tuple[int, ...]] = {
-        "class_embedding": (768,),
-        "positional_embedding": (50, 768),
-        "conv1.weight": (768, 3, 32, 32),
-        "proj": (768, 512),
+        "class_embedding": (width,),
+        "positional_embedding": (50, width),
+        "conv1.weight": (width, 3, 32, 32),
+        "proj": (width, size.output),
     }
     norms = ["ln_pre", "ln_post"]
-    for block in (f"transformer.resblocks.{index}" for index in range(12)):
+    for block in (f"transformer.resblocks.{index}" for index in range(size.layers)):
         norms += [f"{block}.ln_1", f"{block}.ln_2"]
         found |= {
-            f"{block}.attn.in_proj_weight": (2304, 768),
-            f"{block}.attn.in_proj_bias": (2304,),
-            f"{block}.attn.out_proj.weight": (768, 768),
-            f"{block}.attn.out_proj.bias": (768,),
-            f"{block}.mlp.c_fc.weight": (3072, 768),
-            f"{block}.mlp.c_fc.bias": (3072,),
-            f"{block}.mlp.c_proj.weight": (768, 3072),
-            f"{block}.mlp.c_proj.bias": (768,),
+            f"{block}.attn.in_proj_weight": (3 * width, width),
+            f"{block}.attn.in_proj_bias": (3 * width,),
+            f"{block}.attn.out_proj.weight": (width, width),
+            f"{block}.attn.out_proj.bias": (width,),
+            f"{block}.mlp.c_fc.weight": (4 * width, width),
+            f"{block}.mlp.c_fc.bias": (4 * width,),
+            f"{block}.mlp.c_proj.weight": (width, 4 * width),
+            f"{block}.mlp.c_proj.bias": (width,),
         }
     for name in norms:
-        found |= {f"{name}.weight": (768,), f"{name}.bias": (768,)}
+        found |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
     return found
 
 
@@ -73,26 +75,31 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     Raises:
         WeightsError: the checkpoint is not that of CLIP ViT-B/32.
     """
-    import torch
-    from open_clip.transformer import QuickGELU, VisionTransformer
-
     from embeddings_assets.encoders.checkpoint import load_parameters
 
     state = load_parameters(source, shapes(), _visual_name)
     if source.path is not None and source.path.suffix == ".safetensors":
         _require_quick_gelu(source.path.with_name("open_clip_config.json"))
+    return assemble(state, BASE)
+
+
+def assemble(parameters: dict[str, "torch.Tensor"], size: NetworkSize) -> "torch.nn.Module":
+    """The image tower of these parameters."""
+    import torch
+    from open_clip.transformer import QuickGELU, VisionTransformer
+
     with torch.device("meta"):
         tower: torch.nn.Module = VisionTransformer(
             image_size=224,
             patch_size=32,
-            width=768,
-            layers=12,
-            heads=12,
+            width=size.width,
+            layers=size.layers,
+            heads=size.heads,
             mlp_ratio=4.0,
-            output_dim=512,
+            output_dim=size.output,
             act_layer=QuickGELU,
         )
-    tower.load_state_dict(state, strict=True, assign=True)
+    tower.load_state_dict(parameters, strict=True, assign=True)
     return tower.requires_grad_(False).eval()
 
 

@@ -6,15 +6,15 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from embeddings_assets.encoders.vit14 import (
-    LAYERS,
+    BASE,
     architecture,
     backbone_blocks,
     backbone_class_token_parts,
     build_dinov2,
-    width_of,
+    size_of,
 )
 from embeddings_assets.encoders.weights import WeightsSource
 
@@ -36,8 +36,9 @@ CHECKPOINT = CheckpointFiles(
 LIBRARIES = ("transformers",)
 
 
-def shapes(width: int = 768) -> dict[str, tuple[int, ...]]:
+def shapes(size: NetworkSize = BASE) -> dict[str, tuple[int, ...]]:
     """The parameters under their public names: 223 in facebook/dinov2-base and -small, 439 in -large."""
+    width = size.width
     linear = {
         "attention.attention.query": (width, width),
         "attention.attention.key": (width, width),
@@ -55,7 +56,7 @@ def shapes(width: int = 768) -> dict[str, tuple[int, ...]]:
         "layernorm.weight": (width,),
         "layernorm.bias": (width,),
     }
-    for layer in (f"encoder.layer.{index}" for index in range(LAYERS[width])):
+    for layer in (f"encoder.layer.{index}" for index in range(size.layers)):
         for name, shape in linear.items():
             found |= {f"{layer}.{name}.weight": shape, f"{layer}.{name}.bias": shape[:1]}
         for name in ("norm1", "norm2"):
@@ -73,11 +74,16 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     """
     from embeddings_assets.encoders.checkpoint import check_config, load_parameters
 
-    width = width_of(source.model)
+    size = size_of(source.model)
     if source.folder is not None:
-        expected = {**architecture(width), "model_type": "dinov2", "use_swiglu_ffn": False, "image_size": 518}
+        expected = {**architecture(size), "model_type": "dinov2", "use_swiglu_ffn": False, "image_size": 518}
         check_config(source.folder / "config.json", expected)
-    return build_dinov2(load_parameters(source, shapes(width), lambda key: key), swiglu=False)
+    return assemble(load_parameters(source, shapes(size), lambda key: key), size)
+
+
+def assemble(parameters: dict[str, "torch.Tensor"], size: NetworkSize) -> "torch.nn.Module":
+    """The network of these parameters."""
+    return build_dinov2(parameters, size, swiglu=False)
 
 
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":

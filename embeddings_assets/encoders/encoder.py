@@ -27,12 +27,15 @@ __all__ = ["Encoder", "EncoderPlan", "plan_encoder"]
 class Encoder:
     """A model on its device. Not safe for use by several threads at once, except `pixels`.
 
+    Args:
+        model: what the plan's family has built; by default it is built from the plan's weights.
+
     Raises:
         SettingsError: the plan asks for a GPU that is not there.
         WeightsError: the weights do not load, or are of another architecture.
     """
 
-    def __init__(self, plan: EncoderPlan) -> None:
+    def __init__(self, plan: EncoderPlan, model: "torch.nn.Module | None" = None) -> None:
         import torch
 
         self.plan = plan
@@ -40,7 +43,7 @@ class Encoder:
         if self.device == "cpu":
             keep_freed_memory()
         family = family_of(plan.spec)
-        model = family.build(plan.source)
+        model = family.build(plan.source) if model is None else model
         parts = family.class_token_parts(model)
         if parts is not None:
             from embeddings_assets.encoders.class_token import ClassTokenBlock

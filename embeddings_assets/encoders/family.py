@@ -45,6 +45,20 @@ class CheckpointFiles:
 
 
 @dataclass(frozen=True)
+class NetworkSize:
+    """How large a network of a family is. Its MLPs are as wide as the family makes them of `width`.
+
+    Attributes:
+        output: width of its vectors.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    output: int
+
+
+@dataclass(frozen=True)
 class ClassTokenParts:
     """The last of the blocks of a model, taken apart: pre-norm attention and MLP, both with a residual.
 
@@ -88,6 +102,17 @@ class Family(Protocol):
         Raises:
             WeightsError: the checkpoint is not one of this family.
         """
+        ...
+
+    def shapes(self, size: NetworkSize) -> Mapping[str, tuple[int, ...]]:
+        """Name and shape of every parameter of the image tower, as they are published.
+
+        Needed for `self_test.py`, which holds what a family's published code gives for a tiny network.
+        """
+        ...
+
+    def assemble(self, parameters: "dict[str, torch.Tensor]", size: NetworkSize) -> "torch.nn.Module":
+        """The module that `build` gives, of parameters at hand. Needed where `shapes` is."""
         ...
 
     def blocks(self, model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":

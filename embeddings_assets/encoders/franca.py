@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from embeddings_assets.encoders.vit14 import (
-    LAYERS,
+    BASE,
     backbone_blocks,
     backbone_class_token_parts,
     build_dinov2,
-    width_of,
+    size_of,
 )
 from embeddings_assets.encoders.weights import WeightsSource
 
@@ -55,8 +55,9 @@ _OUTER_NAMES = {
 }
 
 
-def shapes(width: int = 768) -> dict[str, tuple[int, ...]]:
+def shapes(size: NetworkSize = BASE) -> dict[str, tuple[int, ...]]:
     """The parameters under their published names without prefix and chunk: 175 in ViT-B."""
+    width = size.width
     hidden = (int(4 * width * 2 / 3) + 7) // 8 * 8  # of SwiGLU: franca's SwiGLUFFNFused
     linear = {
         "attn.qkv": (3 * width, width),
@@ -73,7 +74,7 @@ def shapes(width: int = 768) -> dict[str, tuple[int, ...]]:
         "norm.weight": (width,),
         "norm.bias": (width,),
     }
-    for block in (f"blocks.{index}" for index in range(LAYERS[width])):
+    for block in (f"blocks.{index}" for index in range(size.layers)):
         for name, shape in linear.items():
             found |= {f"{block}.{name}.weight": shape, f"{block}.{name}.bias": shape[:1]}
         for name in ("norm1", "norm2"):
@@ -114,8 +115,13 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     """
     from embeddings_assets.encoders.checkpoint import load_parameters
 
-    state = load_parameters(source, shapes(width_of(source.model)), plain_name)
-    return build_dinov2(to_transformers(state), swiglu=True)
+    size = size_of(source.model)
+    return assemble(load_parameters(source, shapes(size), plain_name), size)
+
+
+def assemble(parameters: dict[str, "torch.Tensor"], size: NetworkSize) -> "torch.nn.Module":
+    """The network of these parameters."""
+    return build_dinov2(to_transformers(parameters), size, swiglu=True)
 
 
 def blocks(model: "torch.nn.Module") -> "Iterable[torch.nn.Module]":

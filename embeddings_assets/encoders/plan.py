@@ -16,6 +16,7 @@ from embeddings_assets.encoders.dtypes import EXACT, FAST_ARITHMETIC, compute_dt
 from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
+from embeddings_assets.encoders.self_test import require_network, require_pixels
 from embeddings_assets.encoders.weights import WeightsSource, find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.settings import PRECISIONS
@@ -92,13 +93,15 @@ class EncoderPlan:
         Raises:
             SettingsError: the device is a GPU that is not there.
             WeightsError: the weights do not load or are of another architecture.
+            SelfTestError: the network does not give the published values here, and the profile is `exact`.
             EmbeddingsError: memory is short.
         """
-        from embeddings_assets.encoders.encoder import Encoder
+        from embeddings_assets.encoders.encoder import Encoder, resolve_device
         from embeddings_assets.encoders.shortage import memory_errors
 
         try:
             with memory_errors():
+                require_network(self.spec, self.precision, resolve_device(self.device))
                 return Encoder(self)
         except MemoryError as error:
             raise EmbeddingsError(
@@ -131,11 +134,14 @@ def plan_encoder(
         UnknownNameError: no such model.
         SettingsError: a precision, width or device outside its closed list.
         WeightsError: as `find_weights`.
+        SelfTestError: images are decoded or preprocessed otherwise here than by the published code, and the
+            profile is `exact`.
     """
     spec = get_model(model)
     if precision not in PRECISIONS:
         raise SettingsError(f"precision is {precision!r}; it can be {' or '.join(map(repr, PRECISIONS))}.")
     check_device(device)
+    require_pixels(precision)
     return EncoderPlan(
         spec=spec,
         source=weights if isinstance(weights, WeightsSource) else find_weights(spec.name, weights),

@@ -30,14 +30,14 @@ def random_parameters(
     drawn = {}
     for name in sorted(shapes):
         shape = shapes[name]
-        mean, std = _moments(name, shape)
+        mean, std = moments(name, shape)
         drawn[name] = (
             torch.randn(shape, generator=generator).mul_(std).add_(mean) if std else torch.full(shape, mean)
         )
     return drawn
 
 
-def _moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+def moments(name: str, shape: tuple[int, ...]) -> tuple[float, float]:
     """Mean and standard deviation of one parameter."""
     leaf = name.lower()
     if any(scale in leaf for scale in _SCALES):

@@ -7,7 +7,7 @@ tower (three quarters of the file) is never read.
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from embeddings_assets.encoders.family import CheckpointFiles
+from embeddings_assets.encoders.family import CheckpointFiles, NetworkSize
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights import WeightsSource
 
@@ -29,40 +29,47 @@ CHECKPOINT = CheckpointFiles(
 )
 LIBRARIES = ("transformers",)
 
-ARCHITECTURE: dict[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-    "hidden_act": "gelu_pytorch_tanh",
-    "layer_norm_eps": 1e-6,
-}
+BASE = NetworkSize(width=768, layers=12, heads=12, output=768)
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
-    """The 208 parameters of the vision tower under their public names."""
-    attention = {f"self_attn.{part}_proj": (768, 768) for part in ("q", "k", "v", "out")}
-    mlp = {"mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
-    found: dict[str, tuple[int, ...]] = {
-        "vision_model.embeddings.patch_embedding.weight": (768, 3, 16, 16),
-        "vision_model.embeddings.patch_embedding.bias": (768,),
-        "vision_model.embeddings.position_embedding.weight": (196, 768),
-        "vision_model.head.probe": (1, 1, 768),
-        "vision_model.head.attention.in_proj_weight": (2304, 768),
-        "vision_model.head.attention.in_proj_bias": (2304,),
+def architecture(size: NetworkSize = BASE) -> dict[str, Any]:
+    """transformers' configuration of a vision tower of this size."""
+    return {
+        "hidden_size": size.width,
+        "intermediate_size": 4 * size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "image_size": 224,
+        "patch_size": 16,
+        "hidden_act": "gelu_pytorch_tanh",
+        "layer_norm_eps": 1e-6,
     }
-    linear = {f"head.{name}": shape for name, shape in mlp.items()} | {"head.attention.out_proj": (768, 768)}
+
+
+def shapes(size: NetworkSize = BASE) -> dict[str, tuple[int, ...]]:
+    """The parameters of the vision tower under their public names: 208 in the base model."""
+    width = size.width
+    attention = {f"self_attn.{part}_proj": (width, width) for part in ("q", "k", "v", "out")}
+    mlp = {"mlp.fc1": (4 * width, width), "mlp.fc2": (width, 4 * width)}
+    found: dict[str, tuple[int, ...]] = {
+        "vision_model.embeddings.patch_embedding.weight": (width, 3, 16, 16),
+        "vision_model.embeddings.patch_embedding.bias": (width,),
+        "vision_model.embeddings.position_embedding.weight": (196, width),
+        "vision_model.head.probe": (1, 1, width),
+        "vision_model.head.attention.in_proj_weight": (3 * width, width),
+        "vision_model.head.attention.in_proj_bias": (3 * width,),
+    }
+    head = {"head.attention.out_proj": (width, width)}
+    linear = {f"head.{name}": shape for name, shape in mlp.items()} | head
     norms = ["post_layernorm", "head.layernorm"]
-    for index in range(12):
+    for index in range(size.layers):
         layer = f"encoder.layers.{index}"
         linear |= {f"{layer}.{name}": shape for name, shape in (attention | mlp).items()}
         norms += [f"{layer}.layer_norm1", f"{layer}.layer_norm2"]
     for name, shape in linear.items():
         found |= {f"vision_model.{name}.weight": shape, f"vision_model.{name}.bias": shape[:1]}
     for name in norms:
-        found |= {f"vision_model.{name}.weight": (768,), f"vision_model.{name}.bias": (768,)}
+        found |= {f"vision_model.{name}.weight": (width,), f"vision_model.{name}.bias": (width,)}
     return found
 
 
@@ -72,26 +79,28 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     Raises:
         WeightsError: the checkpoint is not that of google/siglip2-base-patch16-224.
     """
+    from embeddings_assets.encoders.checkpoint import check_config, load_parameters
+
+    if source.folder is not None:
+        stated = {f"vision_config.{key}": value for key, value in architecture().items()}
+        check_config(source.folder / "config.json", {"model_type": "siglip", **stated})
+    return assemble(load_parameters(source, shapes(), _vision_name), BASE)
+
+
+def assemble(parameters: dict[str, "torch.Tensor"], size: NetworkSize) -> "torch.nn.Module":
+    """The vision tower of these parameters."""
     import torch
 
-    from embeddings_assets.encoders.checkpoint import check_config, load_parameters
     from embeddings_assets.encoders.quiet import quiet_transformers
     from embeddings_assets.encoders.vit14 import require_complete
 
-    if source.folder is not None:
-        expected = {
-            "model_type": "siglip",
-            **{f"vision_config.{key}": ARCHITECTURE[key] for key in ARCHITECTURE},
-        }
-        check_config(source.folder / "config.json", expected)
-    state = load_parameters(source, shapes(), _vision_name)
     with quiet_transformers():
         from transformers import SiglipVisionConfig, SiglipVisionModel
 
         tower, report = SiglipVisionModel.from_pretrained(
             None,
-            config=SiglipVisionConfig(**ARCHITECTURE),
-            state_dict=state,
+            config=SiglipVisionConfig(**architecture(size)),
+            state_dict=parameters,
             output_loading_info=True,
             dtype=torch.float32,
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from embeddings_assets.catalog import get_model
-from embeddings_assets.encoders.family import ClassTokenParts
+from embeddings_assets.encoders.family import ClassTokenParts, NetworkSize
 from embeddings_assets.encoders.quiet import quiet_transformers
 from embeddings_assets.errors import EmbeddingsError, WeightsError
 
@@ -21,32 +21,37 @@ TABLE_SIDE = 37  # 518 / 14, the grid of the published position tables
 GRID_SIDE = 16  # 224 / 14
 INTERPOLATE_OFFSET = 0.1
 
-# Layers by width: dinov2/models/vision_transformer.py, vit_small, vit_base and vit_large.
-LAYERS = {384: 12, 768: 12, 1024: 24}
 HEAD_WIDTH = 64
 
+# By width: dinov2/models/vision_transformer.py, vit_small, vit_base and vit_large.
+SIZES = {
+    width: NetworkSize(width=width, layers=layers, heads=width // HEAD_WIDTH, output=width)
+    for width, layers in ((384, 12), (768, 12), (1024, 24))
+}
+BASE = SIZES[768]
 
-def width_of(model: str) -> int:
-    """The width of a catalog model's network, which its row states.
+
+def size_of(model: str) -> NetworkSize:
+    """The size of a catalog model's network, whose width its row states.
 
     Raises:
         EmbeddingsError: there is no such size.
     """
     width = get_model(model).native_width
-    if width not in LAYERS:
+    if width not in SIZES:
         raise EmbeddingsError(
-            f"{model}: native_width is {width}; a ViT/14 is one of {', '.join(map(str, LAYERS))} wide.",
+            f"{model}: native_width is {width}; a ViT/14 is one of {', '.join(map(str, SIZES))} wide.",
             remedy="correct the model's row in catalog.py, or give the model a family of its own",
         )
-    return width
+    return SIZES[width]
 
 
-def architecture(width: int) -> dict[str, Any]:
-    """transformers' configuration of the network of this width."""
+def architecture(size: NetworkSize) -> dict[str, Any]:
+    """transformers' configuration of a network of this size."""
     return {
-        "hidden_size": width,
-        "num_hidden_layers": LAYERS[width],
-        "num_attention_heads": width // HEAD_WIDTH,
+        "hidden_size": size.width,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
         "mlp_ratio": 4,
         "patch_size": 14,
         "hidden_act": "gelu",
@@ -66,7 +71,7 @@ def interpolate_positions(table: "torch.Tensor", offset: float = INTERPOLATE_OFF
     return torch.cat([cls, grid.permute(0, 2, 3, 1).reshape(1, GRID_SIDE * GRID_SIDE, -1)], dim=1)
 
 
-def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn.Module":
+def build_dinov2(state: dict[str, "torch.Tensor"], size: NetworkSize, *, swiglu: bool) -> "torch.nn.Module":
     """A float32 module from normalised pixels [n, 3, 224, 224] to the class token [n, width], normed.
 
     Args:
@@ -78,9 +83,7 @@ def build_dinov2(state: dict[str, "torch.Tensor"], *, swiglu: bool) -> "torch.nn
     with quiet_transformers():
         from transformers import Dinov2Config, Dinov2Model
 
-        config = Dinov2Config(
-            **architecture(table.shape[-1]), use_swiglu_ffn=swiglu, image_size=GRID_SIDE * 14
-        )
+        config = Dinov2Config(**architecture(size), use_swiglu_ffn=swiglu, image_size=GRID_SIDE * 14)
         backbone, report = Dinov2Model.from_pretrained(
             None,
             config=config,
