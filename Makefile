@@ -4,7 +4,7 @@ PORT ?= 3000
 BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help setup demo demo-clean test bench lint dev lock
+.PHONY: help setup demo demo-clean test test-lowest bench lint dev lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -36,6 +36,9 @@ demo-clean: setup  ## delete what the demo made
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
+test-lowest: setup  ## parity, store, extraction and graph with the lowest versions allowed
+	$(BIN)/python .ci/lowest.py
+
 bench: setup  ## speed and memory against the machine's ceilings (BENCH="--images DIR --count 2000")
 	$(BIN)/python benchmarks/engine.py $(BENCH) --json bench.json
 	$(BIN)/python benchmarks/memory.py --json bench-memory.json
@@ -48,7 +51,10 @@ lint: setup  ## ruff (lint, format) and mypy
 dev: setup $(DAGSTER_HOME)/dagster.yaml  ## the Dagster web UI on 127.0.0.1 (PORT=3000)
 	$(BIN)/dagster dev --host 127.0.0.1 --port $(PORT) --workspace workspace.yaml
 
-lock: setup  ## compile the lock again from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --quiet --extra dev --universal --python-version 3.11 \
-		--generate-hashes --no-header --output-file requirements.lock
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-header
+
+lock: setup  ## compile both locks again from pyproject.toml
+	$(COMPILE) --extra dev --output-file requirements.lock
+	$(COMPILE) --extra test --resolution lowest-direct --output-file requirements-lowest.lock
 	grep -A200 '^uv==' requirements.lock | awk 'NR==1 || /^    --hash/ {print; next} {exit}' > requirements-uv.lock

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -119,6 +118,7 @@ def test_other_libraries_read_the_files_without_our_code(paths: DataPaths, part:
     ours = load_frame(part.parent)
     assert list(frame.columns) == list(ours.columns)
     assert np.array_equal(np.stack(frame["embedding"].tolist()), np.stack(ours["embedding"].tolist()))
+    datasets = pytest.importorskip("datasets")
     # Unlike pandas and pyarrow, `datasets` does not skip names that begin with `_`: it needs the pattern.
     parts = str(part.parent / "part-*.parquet")
     loaded = datasets.load_dataset("parquet", data_files=parts, split="train", cache_dir=str(paths.raw))
