@@ -4,7 +4,7 @@ PORT ?= 3000
 BIN := .venv/bin
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help setup demo demo-clean test test-lowest bench lint dev lock
+.PHONY: help setup demo demo-clean test test-lowest bench bench-gpu lint dev lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -42,6 +42,9 @@ test-lowest: setup  ## parity, store, extraction and graph with the lowest versi
 bench: setup  ## speed and memory against the machine's ceilings (BENCH="--images DIR --count 2000")
 	$(BIN)/python benchmarks/engine.py $(BENCH) --json bench.json
 	$(BIN)/python benchmarks/memory.py --json bench-memory.json
+
+bench-gpu: setup  ## all that a GPU should answer, in 8 minutes (BENCH="--images DIR --kit DIR")
+	$(BIN)/python benchmarks/gpu.py $(BENCH) --json bench-gpu.json
 
 lint: setup  ## ruff (lint, format) and mypy
 	$(BIN)/ruff check .

@@ -51,7 +51,7 @@ class Rivals:
 
     def __init__(self, plan: EncoderPlan, device: str) -> None:
         spawn = multiprocessing.get_context("spawn")
-        self._process = ProcessPoolExecutor(1, spawn, initializer=_start, initargs=(plan, device))
+        self._process = ProcessPoolExecutor(1, spawn, initializer=start_rivals, initargs=(plan, device))
         self.names: list[str] = self._process.submit(_names).result()
 
     def vectors(self, name: str, files: list[Path]) -> np.ndarray:
@@ -59,21 +59,23 @@ class Rivals:
 
     def rate(self, name: str, files: list[Path]) -> float:
         """Images per second."""
-        return self._process.submit(_rate, name, files).result()
+        return self._process.submit(rate, name, files).result()
 
     def close(self) -> None:
         self._process.shutdown()
 
 
-_RIVALS: dict[str, Rival] = {}  # of the process for them
+RIVALS: dict[str, Rival] = {}  # of the process for them
 
 
-def _start(plan: EncoderPlan, device: str) -> None:
+def start_rivals(plan: EncoderPlan, device: str) -> None:
+    """Fill RIVALS for the model of a plan, in a process for them."""
     # A spawned process would have DataLoader spawn its own: users get the system's default.
     multiprocessing.set_start_method(None, force=True)
     module = family_of(plan.spec).build(plan.source).to(device)
     transform, processor = _transform(plan.recipe), _processor_of(plan.spec.name)
-    _RIVALS.update(
+    RIVALS.clear()
+    RIVALS.update(
         {
             "serial loop": lambda files: _serial(files, module, transform, device),
             "DataLoader": lambda files: _loader(files, module, transform, device),
@@ -82,21 +84,21 @@ def _start(plan: EncoderPlan, device: str) -> None:
     )
     if plan.spec.name == "CLIP":
         published = _open_clip_transform()
-        _RIVALS["open_clip + DataLoader"] = lambda files: _loader(files, module, published, device)
+        RIVALS["open_clip + DataLoader"] = lambda files: _loader(files, module, published, device)
         if importlib.util.find_spec("sentence_transformers"):
             sentences = sentence_clip(module, device)
-            _RIVALS["sentence-transformers"] = lambda files: _sentences(files, sentences)
+            RIVALS["sentence-transformers"] = lambda files: _sentences(files, sentences)
 
 
 def _names() -> list[str]:
-    return list(_RIVALS)
+    return list(RIVALS)
 
 
 def _vectors(name: str, files: list[Path]) -> np.ndarray:
-    return _RIVALS[name](files)
+    return RIVALS[name](files)
 
 
-def _rate(name: str, files: list[Path]) -> float:
+def rate(name: str, files: list[Path]) -> float:
     started = time.perf_counter()
     return len(_vectors(name, files)) / (time.perf_counter() - started)
 

@@ -57,7 +57,9 @@ def sentence_clip(tower: torch.nn.Module, device: str) -> "SentenceTransformer":
     from sentence_transformers.sentence_transformer.modules import Transformer
 
     text = {"num_hidden_layers": 1, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
-    config = transformers.CLIPConfig(text_config=text, vision_config={"patch_size": 32}, projection_dim=512)
+    layers = len(tower.get_submodule("transformer.resblocks"))
+    vision = {"patch_size": 32, "num_hidden_layers": layers}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=512)
     model = transformers.CLIPModel(config)
     missing, unexpected = model.load_state_dict(transformers_state(tower), strict=False)
     lacking = [name for name in missing if name.startswith(("vision_model.", "visual_projection."))]

@@ -95,6 +95,51 @@ def test_the_engine_is_measured_against_ceilings_and_rivals_without_dagster(
     assert 0 < written["loading"]["size_vs_raw"] < 1.1
 
 
+GPU_STEPS = ["parity", "throughput", "rivals", "memory", "resume", "variants", "start"]
+
+
+def test_the_gpu_benchmark_runs_every_step_on_a_cpu(tmp_path: Path, without_faces: dict[str, str]) -> None:
+    result = tmp_path / "gpu.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny", "--json", str(result)]
+    subprocess.run([*command, "--models", "CLIP"], check=True, env=without_faces)
+    steps = json.loads(result.read_text())["steps"]
+    assert list(steps) == GPU_STEPS
+    parity = steps["parity"]["CLIP"]
+    assert (parity["own_on_cpu"]["bound"], parity["same_bytes_twice"]) == (2e-6, True)
+    assert parity["self_test_max_abs"] < 5e-6
+    assert 0.999 < parity["fast_against_exact"]["min_cosine"] <= 1
+    for measured in (steps["throughput"]["CLIP"][profile] for profile in ("exact", "fast")):
+        assert set(measured["bare"]) == {"2", "4"}
+        assert measured["end_to_end"]["computed"] == 16
+    assert set(steps["rivals"]["CLIP"]["rivals"]) == CLIP_RIVALS
+    assert {"float16", "torch.compile", "channels-last", "CUDA graphs"} < set(steps["variants"]["CLIP"])
+    assert steps["start"]["CLIP"]["until_first_batch"] > steps["start"]["CLIP"]["load"] > 0
+    assert (steps["memory"]["too_large"]["used"], steps["memory"]["too_large"]["bound"]) == (1, 2e-6)
+    assert steps["memory"]["held_by_another"].keys() == {"reason"}
+    resumed = steps["resume"]
+    assert (resumed["same_bytes_after_kill"], resumed["same_bytes_twice"]) == (True, True)
+    assert (resumed["unchanged"]["status"], resumed["one_per_cent"]["computed"]) == ("unchanged", 1)
+    assert 0 < resumed["resumed"] < 16
+
+
+def test_the_gpu_benchmark_keeps_what_it_has_when_time_is_up(tmp_path: Path) -> None:
+    result = tmp_path / "gpu.json"
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny", "--json", str(result)]
+    ended = subprocess.run([*command, "--minutes", "0.15"], check=False, capture_output=True)
+    assert ended.returncode == 1
+    steps = json.loads(result.read_text())["steps"]
+    assert list(steps) == GPU_STEPS
+    assert "error" in steps["parity"]
+    assert steps["start"] == {"reason": "no time was left"}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_gpu_benchmark_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--json", str(tmp_path / "gpu.json")]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (ended.returncode, "--device cpu --tiny" in ended.stderr) == (1, True)
+
+
 def check_speed(found: dict[str, Any]) -> None:
     (measured,) = found["rounds"]
     rivals = measured["rivals"]

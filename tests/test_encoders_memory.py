@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from embeddings_assets.encoders.encoder import unused_gpu
-from embeddings_assets.encoders.shortage import memory_errors
+from embeddings_assets.encoders.shortage import device_errors
+from embeddings_assets.errors import EmbeddingsError
 
 _LIMITED = """
 import resource, sys
@@ -93,7 +94,7 @@ def test_weights_that_do_not_fit_are_told() -> None:
     ids=lambda error: str(error)[:40],
 )
 def test_every_way_to_be_short_of_memory_is_a_memory_error(error: Exception) -> None:
-    with pytest.raises(MemoryError) as short, memory_errors():
+    with pytest.raises(MemoryError) as short, device_errors():
         raise error
     assert str(short.value) == str(error)
 
@@ -107,9 +108,18 @@ def test_every_way_to_be_short_of_memory_is_a_memory_error(error: Exception) -> 
 )
 def test_other_failures_of_a_device_stay_what_they_are(said: str) -> None:
     error = RuntimeError(said)
-    with pytest.raises(RuntimeError) as failed, memory_errors():
+    with pytest.raises(RuntimeError) as failed, device_errors():
         raise error
     assert failed.value is error
+
+
+def test_a_failed_gpu_is_an_error_with_a_way_out() -> None:
+    error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
+    with pytest.raises(EmbeddingsError) as failed, device_errors():
+        raise error
+    assert "illegal memory access" in failed.value.problem
+    assert "\n" not in failed.value.problem
+    assert "--device cpu" in str(failed.value.remedy)
 
 
 def test_a_gpu_that_lies_idle_is_told(tmp_path: Path) -> None:

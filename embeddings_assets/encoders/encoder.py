@@ -15,7 +15,7 @@ from embeddings_assets.encoders.heap import give_freed_memory_back, keep_freed_m
 from embeddings_assets.encoders.lowering import lower
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.encoders.projection import load_projection
-from embeddings_assets.encoders.shortage import memory_errors
+from embeddings_assets.encoders.shortage import device_errors
 from embeddings_assets.errors import EmbeddingsError, SettingsError, WeightsError
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class Encoder:
 
         if self._model is None:
             raise EmbeddingsError(f"the encoder of {self.plan.spec.name} is closed.", remedy="load it again")
-        with torch.inference_mode(), ieee_float32(), memory_errors():
+        with torch.inference_mode(), ieee_float32(), device_errors():
             native = self._model(self.normalised_pixels(pixels)).float()
             if native.shape[1] != self.plan.spec.native_width:
                 raise EmbeddingsError(
@@ -139,16 +139,16 @@ class Encoder:
         """Queue a batch on a GPU: its vectors on their way to pinned memory, and when they arrive."""
         import torch
 
-        with torch.cuda.device(self.device), memory_errors():
+        with torch.cuda.device(self.device), device_errors():
             vectors = self._forward(pixels)
             arriving = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
             arriving.copy_(vectors, non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event(blocking=True)  # waiting takes no core from the decoding processes
             arrived.record()
         return arriving, arrived
 
     def _finish(self, arriving: "torch.Tensor", arrived: "torch.cuda.Event") -> npt.NDArray[np.float32]:
-        with memory_errors():
+        with device_errors():
             arrived.synchronize()
         return self._checked(arriving.numpy().copy())
 
@@ -185,7 +185,8 @@ class Encoder:
 
         self._model = self._projection = None
         if self._copies is not None:
-            torch.cuda.empty_cache()
+            with contextlib.suppress(torch.AcceleratorError):  # a GPU that has failed has nothing to free
+                torch.cuda.empty_cache()
         else:
             give_freed_memory_back()
 

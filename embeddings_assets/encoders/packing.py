@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
-from embeddings_assets.encoders.shortage import memory_errors
+from embeddings_assets.encoders.shortage import device_errors
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _works() -> bool:
     """Try it: the operator is torch's own, and ONEDNN_MAX_CPU_ISA can take the instructions away."""
     linear = nn.Linear(16, 16).to(torch.bfloat16)
     try:
-        with torch.inference_mode(), memory_errors():
+        with torch.inference_mode(), device_errors():
             hidden = torch.ones(2, 16, dtype=torch.bfloat16)
             for activation in (_NO_ACTIVATION, *_ACTIVATIONS.values()):
                 PackedLinear(linear, activation)(hidden)

@@ -97,10 +97,10 @@ class EncoderPlan:
             EmbeddingsError: memory is short.
         """
         from embeddings_assets.encoders.encoder import Encoder, resolve_device
-        from embeddings_assets.encoders.shortage import memory_errors
+        from embeddings_assets.encoders.shortage import device_errors
 
         try:
-            with memory_errors():
+            with device_errors():
                 require_network(self.spec, self.precision, resolve_device(self.device))
                 return Encoder(self)
         except MemoryError as error:

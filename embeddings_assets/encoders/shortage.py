@@ -1,8 +1,10 @@
-"""What torch and its libraries say when memory is short."""
+"""What torch and its libraries raise when memory is short or a device fails."""
 
 import contextlib
 import re
 from collections.abc import Iterator
+
+from embeddings_assets.errors import EmbeddingsError
 
 # Only torch's own allocator on GPUs has an exception class of its own. All else says it in words (patterns).
 _MEMORY_IS_SHORT = (
@@ -21,8 +23,13 @@ _MEMORY_IS_SHORT = (
 
 
 @contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """What torch and its libraries raise when memory is short becomes a MemoryError."""
+def device_errors() -> Iterator[None]:
+    """Let what torch and its libraries raise be a MemoryError where memory is short, and clear otherwise.
+
+    Raises:
+        MemoryError: memory is short.
+        EmbeddingsError: the GPU failed; nothing can be computed on it in this process any more.
+    """
     import torch
 
     try:
@@ -33,4 +40,10 @@ def memory_errors() -> Iterator[None]:
         ):
             torch.cuda.empty_cache()
             raise MemoryError(str(error)) from error
+        if isinstance(error, torch.AcceleratorError):
+            reason = str(error).split("\n", 1)[0]
+            raise EmbeddingsError(
+                f"The GPU failed ({reason}).",
+                remedy="look at nvidia-smi, then run the same command again; or use --device cpu",
+            ) from error
         raise
