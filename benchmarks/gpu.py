@@ -6,15 +6,15 @@
 What to bring to the machine, 60 MB at most, beside this repository (nothing is downloaded there):
 
 - PHOTOGRAPHS: a folder with 100 to 250 JPEG files; they are repeated under new ids. Without it, drawn ones.
-- KIT: the parity kit: make_weights.py, checkpoints.json, images/, and reference/ without *.pixels.npy: vectors
-  of the published code, of seeded full-size weights. Without it, only our own CPU is compared with.
+- KIT: the parity kit: make_weights.py, checkpoints.json, images/, and reference/ without *.pixels.npy. It has
+  the published code's vectors for seeded full-size weights. Without it, only our own CPU is compared with.
 - Wheels, where the machine has no open_clip (CLIP is left out without it):
 
       pip download --no-deps -d wheels open_clip_torch==3.3.0 ftfy wcwidth regex timm
       pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=site:.
 
-  Needed there: torch, torchvision, transformers, Pillow, pyarrow, pandas, numpy, scipy and safetensors, but not
-  Dagster, typer or rich. sentence-transformers and simplejpeg are measured where they are installed.
+  Needed there: torch, torchvision, transformers, Pillow, pyarrow, pandas, numpy, scipy, safetensors. Not needed:
+  Dagster, typer, rich. sentence-transformers and simplejpeg are measured where they are installed.
 
 Steps, the most important first, and the minutes expected on one data-centre GPU with 16 cores:
 
