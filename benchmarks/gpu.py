@@ -13,8 +13,8 @@ What to bring to the machine, 60 MB at most, beside this repository (nothing is 
       pip download --no-deps -d wheels open_clip_torch==3.3.0 ftfy wcwidth regex timm
       pip install --no-index --no-deps --target site wheels/*.whl; export PYTHONPATH=site:.
 
-  Needed there: torch, torchvision, transformers, Pillow, pyarrow, pandas, numpy, scipy, safetensors. Not needed:
-  Dagster, typer, rich. sentence-transformers and simplejpeg are measured where they are installed.
+  Needed there: torch, torchvision, transformers, Pillow, pyarrow, pandas, numpy, scipy, safetensors; Dagster,
+  typer and rich are not. sentence-transformers and simplejpeg are measured where they are installed.
 
 Steps, the most important first, and the minutes expected on one data-centre GPU with 16 cores:
 
