@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
-from embeddings_assets.datasets.parsing import cannot_read
+from embeddings_assets.datasets.layouts.parsing import cannot_read
 from embeddings_assets.datasets.status import RawStatus, raw_status
 from embeddings_assets.encoders.inventory import list_weights
 from embeddings_assets.encoders.self_test import network_fault, pixel_fault

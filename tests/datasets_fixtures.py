@@ -7,9 +7,9 @@ import pytest
 from datasets_support import CLASSES, NAMES, TEST, TRAIN, CopyRaw, ReadFolder
 
 from embeddings_assets.catalog import DATASETS, get_dataset
-from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.sources import LAYOUTS
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.settings import DataPaths
 
 

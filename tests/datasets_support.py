@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embeddings_assets.catalog import DATASETS
-from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.sources import find_source
 from embeddings_assets.settings import DataPaths
 

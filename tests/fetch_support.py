@@ -14,7 +14,7 @@ from pathlib import Path
 from embeddings_assets import catalog, cli
 from embeddings_assets.catalog import DatasetSpec, get_dataset
 from embeddings_assets.datasets.fetch import fetch_published
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.settings import DataPaths
 
 FLOWERS = "Oxford 102 Flowers"

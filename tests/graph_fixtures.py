@@ -8,7 +8,7 @@ import pytest
 from graph_support import CLIP, CUB, Graph, graph_of
 
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.pipeline import EncoderCache
 from embeddings_assets.settings import DataPaths, Settings
 

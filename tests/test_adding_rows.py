@@ -23,7 +23,7 @@ from image_tree import write_image
 
 import embeddings_assets
 from embeddings_assets.catalog import MODELS, SPLITS
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.images import decode_image
 from embeddings_assets.settings import Settings

@@ -7,8 +7,8 @@ import pytest
 from datasets_support import CopyRaw, ReadFolder
 
 from embeddings_assets.catalog import get_dataset
-from embeddings_assets.datasets import aircraft, cars, cub, dogs, nabirds
-from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.layouts import aircraft, cars, cub, dogs, nabirds
+from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.sources import LAYOUTS
 from embeddings_assets.errors import RawDataError

@@ -11,7 +11,7 @@ from fetch_support import FLOWERS, Behaviour, publish, serving, spec_of, tree_of
 
 from embeddings_assets.catalog import DatasetSpec
 from embeddings_assets.datasets.fetch import fetch_published
-from embeddings_assets.datasets.synthetic import MARKER, remove_synthetic, write_synthetic
+from embeddings_assets.datasets.synthetic.writer import MARKER, remove_synthetic, write_synthetic
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import DataPaths
 

@@ -15,7 +15,7 @@ from datasets_support import CopyRaw
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.seen import SEEN_NAME
 from embeddings_assets.datasets.splits import HoldOut
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.settings import DataPaths
 
 pytest_plugins = ("datasets_fixtures",)

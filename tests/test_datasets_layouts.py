@@ -9,7 +9,7 @@ import pytest
 from datasets_support import CLASSES, CopyRaw, ReadFolder
 from scipy.io import loadmat, savemat
 
-from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.errors import RawDataError

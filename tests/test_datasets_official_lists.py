@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from datasets_support import ReadFolder
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
 from embeddings_assets.datasets.splits import HoldOut, assign_splits
 
 pytest_plugins = ("datasets_fixtures",)

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from embeddings_assets.datasets.listing import ImageRecord
+from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.datasets.splits import HoldOut, assign_splits, split_options
 from embeddings_assets.errors import SettingsError
 

@@ -13,7 +13,7 @@ from scipy.io import loadmat
 
 from embeddings_assets.catalog import get_dataset
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.datasets.synthetic import remove_synthetic, write_synthetic
+from embeddings_assets.datasets.synthetic.writer import remove_synthetic, write_synthetic
 from embeddings_assets.errors import RawDataError, SettingsError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest

@@ -5,7 +5,7 @@ from graph_support import CLIP, CUB, PROCESSED, Graph, failures, values
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.splits import HoldOut
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import read_split_footer
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from embeddings_assets.catalog import DATASETS
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.encoders.lock import write_random_lock
 
 REPOSITORY = Path(__file__).resolve().parent.parent

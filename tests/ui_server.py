@@ -22,7 +22,7 @@ import pytest
 from graph_support import CUB, PROCESSED, Graph, store_unit_vectors
 
 from embeddings_assets.catalog import SPLITS
-from embeddings_assets.datasets.synthetic import write_synthetic
+from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.graph.build import build_definitions
 from embeddings_assets.resident import Resident
 from embeddings_assets.settings import Settings

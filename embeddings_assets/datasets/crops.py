@@ -6,7 +6,7 @@ dataset's README asks. `bounding_box` keeps what is inside the box that the data
 
 from collections.abc import Callable, Mapping
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
 from embeddings_assets.datasets.sources import Source
 from embeddings_assets.errors import ImageError, Reason, SettingsError
 from embeddings_assets.images import ImageFacts

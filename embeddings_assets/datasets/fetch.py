@@ -16,10 +16,10 @@ from typing import Any, Literal
 
 from embeddings_assets.catalog import Archive, DatasetSpec, get_dataset
 from embeddings_assets.datasets.download import Progress, bytes_so_far, download, file_digest, wrong_content
-from embeddings_assets.datasets.parsing import listed
+from embeddings_assets.datasets.layouts.parsing import listed
 from embeddings_assets.datasets.sources import LAYOUTS
 from embeddings_assets.datasets.status import raw_status
-from embeddings_assets.datasets.synthetic import is_synthetic
+from embeddings_assets.datasets.synthetic.writer import is_synthetic
 from embeddings_assets.datasets.unpack import unpack
 from embeddings_assets.errors import RawDataError, SplitBusyError
 from embeddings_assets.settings import DataPaths

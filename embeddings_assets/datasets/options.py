@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from embeddings_assets.catalog import SPLITS
-from embeddings_assets.datasets.listing import ImageRecord
+from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.datasets.splits import HoldOut, needs_hold_out, split_options
 from embeddings_assets.errors import SettingsError, StoreError
 from embeddings_assets.settings import DataPaths

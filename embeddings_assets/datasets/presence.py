@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from embeddings_assets.datasets.listing import Listing
-from embeddings_assets.datasets.parsing import cannot_read
+from embeddings_assets.datasets.layouts.listing import Listing
+from embeddings_assets.datasets.layouts.parsing import cannot_read
 
 
 def find_images(listing: Listing) -> Iterator[str | None]:

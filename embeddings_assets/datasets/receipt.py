@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embeddings_assets.catalog import DatasetSpec
-from embeddings_assets.datasets.listing import Listing
+from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.report import PrepareReport
 from embeddings_assets.datasets.seen import SeenFiles
 from embeddings_assets.datasets.stamps import Stamp, stamp_of

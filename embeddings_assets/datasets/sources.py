@@ -11,9 +11,9 @@ from typing import Protocol
 
 from embeddings_assets import catalog
 from embeddings_assets.catalog import SPLITS, DatasetSpec, get_dataset
-from embeddings_assets.datasets import aircraft, cars, cub, dogs, flowers, image_folder, nabirds
-from embeddings_assets.datasets.listing import Box, Listing
-from embeddings_assets.datasets.parsing import cannot_read, describe_folder, require_utf8
+from embeddings_assets.datasets.layouts import aircraft, cars, cub, dogs, flowers, image_folder, nabirds
+from embeddings_assets.datasets.layouts.listing import Box, Listing
+from embeddings_assets.datasets.layouts.parsing import cannot_read, describe_folder, require_utf8
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest

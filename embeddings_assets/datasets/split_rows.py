@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from embeddings_assets.datasets.crops import Cropper
 from embeddings_assets.datasets.inspection import Inspector
-from embeddings_assets.datasets.listing import ImageRecord
+from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.datasets.seen import SeenFiles, Sight
 from embeddings_assets.errors import ImageError, Reason
 from embeddings_assets.images import ImageFacts

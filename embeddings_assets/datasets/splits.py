@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from embeddings_assets.datasets.listing import ImageRecord
+from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.errors import SettingsError
 
 

@@ -11,7 +11,7 @@ from embeddings_assets.catalog import get_dataset
 from embeddings_assets.datasets.presence import find_images
 from embeddings_assets.datasets.sources import AbsentDataError, find_source
 from embeddings_assets.datasets.stamps import stamp_of
-from embeddings_assets.datasets.synthetic import is_synthetic
+from embeddings_assets.datasets.synthetic.writer import is_synthetic
 from embeddings_assets.errors import RawDataError
 from embeddings_assets.settings import DataPaths
 

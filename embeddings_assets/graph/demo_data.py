@@ -6,7 +6,7 @@ from pathlib import Path
 
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS
 from embeddings_assets.datasets.seen import SEEN_NAME
-from embeddings_assets.datasets.synthetic import (
+from embeddings_assets.datasets.synthetic.writer import (
     MARKER,
     SYNTHETIC_LAYOUTS,
     remove_synthetic,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from embeddings_assets.catalog import DatasetSpec, get_dataset
-from embeddings_assets.datasets.synthetic import MARKER
+from embeddings_assets.datasets.synthetic.writer import MARKER
 from embeddings_assets.errors import Reason, StoreError
 from embeddings_assets.quality.duplicates import describe, find_duplicates
 from embeddings_assets.settings import DataPaths

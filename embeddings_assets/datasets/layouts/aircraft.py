@@ -6,8 +6,8 @@ The README's counts (10,200 images, 102 variants) are not those of the evaluated
 import re
 from pathlib import Path
 
-from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
-from embeddings_assets.datasets.parsing import (
+from embeddings_assets.datasets.layouts.listing import Box, ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import (
     Line,
     find_root,
     numbers,

@@ -7,8 +7,8 @@ with cars_annos.mat. The two number the same photographs differently, so lists a
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
-from embeddings_assets.datasets.parsing import (
+from embeddings_assets.datasets.layouts.listing import Box, ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import (
     describe_folder,
     find_root,
     mat_field,

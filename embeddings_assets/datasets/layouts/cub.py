@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from embeddings_assets.datasets import id_lists
-from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import find_root, read_table, require_root
+from embeddings_assets.datasets.layouts import id_lists
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import find_root, read_table, require_root
 
 EXPECTED = id_lists.EXPECTED
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path, PurePosixPath
 
 from embeddings_assets.catalog import get_dataset
-from embeddings_assets.datasets.listing import Box, ImageRecord, Listing
-from embeddings_assets.datasets.parsing import (
+from embeddings_assets.datasets.layouts.listing import Box, ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import (
     describe_folder,
     find_root,
     mat_integers,

@@ -5,9 +5,9 @@ The official split has 6,149 test images; some papers swap train and test. setid
 
 from pathlib import Path
 
-from embeddings_assets.datasets.flower_names import FLOWER_NAMES
-from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import find_root, mat_integers, read_mat, require_root
+from embeddings_assets.datasets.layouts.flower_names import FLOWER_NAMES
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import find_root, mat_integers, read_mat, require_root
 from embeddings_assets.errors import RawDataError
 
 EXPECTED = "imagelabels.mat and setid.mat, with the images in jpg/"

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from embeddings_assets.datasets.listing import Box
-from embeddings_assets.datasets.parsing import Line, numbers, read_table
+from embeddings_assets.datasets.layouts.listing import Box
+from embeddings_assets.datasets.layouts.parsing import Line, numbers, read_table
 from embeddings_assets.errors import RawDataError
 
 MARKERS = ("images.txt", "image_class_labels.txt")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import find_root, require_root, require_utf8
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import find_root, require_root, require_utf8
 from embeddings_assets.errors import RawDataError
 
 EXPECTED = "image files in <split>/<class>/, with the splits train, validation and test"

@@ -7,9 +7,9 @@ keeps them the same for a folder whose lists were cut to some of the classes. No
 from collections.abc import Mapping
 from pathlib import Path
 
-from embeddings_assets.datasets import id_lists
-from embeddings_assets.datasets.listing import ImageRecord, Listing
-from embeddings_assets.datasets.parsing import Line, find_root, read_table, require_root
+from embeddings_assets.datasets.layouts import id_lists
+from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
+from embeddings_assets.datasets.layouts.parsing import Line, find_root, read_table, require_root
 
 EXPECTED = "images.txt, image_class_labels.txt, train_test_split.txt, classes.txt and hierarchy.txt"
 

@@ -3,8 +3,8 @@
 import uuid
 from pathlib import Path
 
-from embeddings_assets.datasets import synthetic_names
-from embeddings_assets.datasets.synthetic_plan import Plan, extended, middle_box, write_lines
+from embeddings_assets.datasets.synthetic import names as synthetic_names
+from embeddings_assets.datasets.synthetic.plan import Plan, extended, middle_box, write_lines
 
 _AIRCRAFT_LEVELS = (
     ("variant", "variants.txt"),

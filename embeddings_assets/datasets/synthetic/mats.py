@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from embeddings_assets.datasets import synthetic_names
-from embeddings_assets.datasets.synthetic_plan import Plan, Slot, extended, middle_box, write_lines
+from embeddings_assets.datasets.synthetic import names as synthetic_names
+from embeddings_assets.datasets.synthetic.plan import Plan, Slot, extended, middle_box, write_lines
 
 # The text at the head of a .mat file: scipy writes the time there, and equal inputs shall give equal bytes.
 _MAT_HEADER = b"MATLAB 5.0 MAT-file, Platform: synthetic".ljust(116)

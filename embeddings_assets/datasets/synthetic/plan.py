@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from embeddings_assets.datasets.synthetic_images import Look, draw_image, save_image
+from embeddings_assets.datasets.synthetic.images import Look, draw_image, save_image
 
 
 class Slot(NamedTuple):

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from embeddings_assets.catalog import get_dataset
-from embeddings_assets.datasets.synthetic_lists import write_aircraft, write_cub, write_nabirds
-from embeddings_assets.datasets.synthetic_mats import write_cars, write_dogs, write_flowers
-from embeddings_assets.datasets.synthetic_plan import Plan
+from embeddings_assets.datasets.synthetic.lists import write_aircraft, write_cub, write_nabirds
+from embeddings_assets.datasets.synthetic.mats import write_cars, write_dogs, write_flowers
+from embeddings_assets.datasets.synthetic.plan import Plan
 from embeddings_assets.errors import RawDataError, SettingsError
 
 MARKER = "SYNTHETIC.txt"
