@@ -29,8 +29,8 @@ from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.encoders.encoder import Encoder, ieee_float32
 from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
-from embeddings_assets.encoders.random_init import random_parameters
 from embeddings_assets.encoders.self_test import recorded, tiny_vectors
+from embeddings_assets.encoders.weights.random_weights import random_parameters
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.report import ExtractionOptions
 from embeddings_assets.settings import DataPaths

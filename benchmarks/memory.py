@@ -19,7 +19,7 @@ import numpy as np
 from images import DATASET, build_tree, drawn
 
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.encoders.clip import RECIPE
+from embeddings_assets.encoders.families.clip import RECIPE
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.extraction.engine import extract_split
 from embeddings_assets.extraction.worker import ToPixels

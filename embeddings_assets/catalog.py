@@ -21,7 +21,7 @@ SPLITS: tuple[str, ...] = ("train", "validation", "test")
 class ModelSpec:
     """One encoder: what it is, how wide its vectors are, where its weights come from.
 
-    `encoder` names the module of `embeddings_assets.encoders` that builds it. `native_width` is the
+    `encoder` names the module of `embeddings_assets.encoders.families` that builds it. `native_width` is the
     width the network gives, `width` the width stored by contract. `filename` is the checkpoint file
     (`model.safetensors` in a transformers folder). `hub_repo` or `url` says where it is published;
     `sha256` is the published digest where one is known.

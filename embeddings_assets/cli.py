@@ -205,7 +205,7 @@ def weights_fetch(
     """Download checkpoints, check them, and record revision and sha256 in weights.lock."""
     from embeddings_assets.catalog import get_model, names_of
     from embeddings_assets.console import err, out
-    from embeddings_assets.encoders.fetch import fetch_weights
+    from embeddings_assets.encoders.weights.fetch import fetch_weights
 
     for name in names_of("model", model):
         spec = get_model(name)
@@ -220,7 +220,7 @@ def weights_list(root: RootOption = None) -> None:
     from rich.markup import escape
 
     from embeddings_assets.console import table, weights_label
-    from embeddings_assets.encoders.inventory import list_weights
+    from embeddings_assets.encoders.weights.inventory import list_weights
 
     rows = [
         (
@@ -242,7 +242,7 @@ def weights_list(root: RootOption = None) -> None:
 def weights_verify(root: RootOption = None) -> None:
     """Hash every checkpoint again and compare with weights.lock; exit 1 if one differs."""
     from embeddings_assets.console import err, out
-    from embeddings_assets.encoders.inventory import verify_weights
+    from embeddings_assets.encoders.weights.inventory import verify_weights
 
     problems = verify_weights(_weights_root(root))
     for problem in problems:

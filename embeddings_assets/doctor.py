@@ -10,8 +10,8 @@ from typing import Literal
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
 from embeddings_assets.datasets.layouts.parsing import cannot_read
 from embeddings_assets.datasets.status import RawStatus, raw_status
-from embeddings_assets.encoders.inventory import list_weights
 from embeddings_assets.encoders.self_test import network_fault, pixel_fault
+from embeddings_assets.encoders.weights.inventory import list_weights
 from embeddings_assets.errors import EmbeddingsError, StoreError
 from embeddings_assets.extraction.memory import host_memory
 from embeddings_assets.settings import RANDOM_WEIGHTS, Settings

@@ -22,9 +22,9 @@ from embeddings_assets.encoders.encoder import (
     resolve_device,
     unused_gpu,
 )
-from embeddings_assets.encoders.fetch import find_or_fetch
 from embeddings_assets.encoders.plan import check_device
-from embeddings_assets.encoders.weights import find_weights
+from embeddings_assets.encoders.weights.fetch import find_or_fetch
+from embeddings_assets.encoders.weights.find import find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.engine import extract_split, store_vectors

@@ -92,7 +92,7 @@ def build(source):
     import numpy as np
     import torch
 
-    from embeddings_assets.encoders.random_init import random_parameters
+    from embeddings_assets.encoders.weights.random_weights import random_parameters
 
     if source.path is None:
         weight = random_parameters({"weight": (64, 768)}, model=source.model, seed=source.seed)["weight"]
@@ -271,7 +271,7 @@ def test_a_model_of_a_known_family_is_one_row(world: World) -> None:
 def test_a_new_family_is_one_row_and_one_file(world: World) -> None:
     def edit(package: Path) -> None:
         add_row(package, PIXELS, before=END_OF_MODELS)
-        (package / "encoders" / "random_projection.py").write_text(RANDOM_PROJECTION)
+        (package / "encoders" / "families" / "random_projection.py").write_text(RANDOM_PROJECTION)
 
     weight = np.random.default_rng(0).standard_normal((64, 768)).astype(np.float32)
     weights = world.data / "weights"

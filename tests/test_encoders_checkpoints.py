@@ -18,12 +18,12 @@ from transformers import Dinov2Config, Dinov2Model
 
 from embeddings_assets import catalog
 from embeddings_assets.catalog import get_model
-from embeddings_assets.encoders import clip, dinov2, franca, siglip2
-from embeddings_assets.encoders.checkpoint import load_parameters
+from embeddings_assets.encoders.families import clip, dinov2, franca, siglip2
+from embeddings_assets.encoders.families.vit14 import SIZES, architecture
 from embeddings_assets.encoders.plan import plan_encoder
-from embeddings_assets.encoders.torchscript import is_torchscript
-from embeddings_assets.encoders.vit14 import SIZES, architecture
-from embeddings_assets.encoders.weights import WeightsSource, find_weights
+from embeddings_assets.encoders.weights.checkpoint import load_parameters
+from embeddings_assets.encoders.weights.find import WeightsSource, find_weights
+from embeddings_assets.encoders.weights.torchscript import is_torchscript
 from embeddings_assets.errors import EmbeddingsError, WeightsError
 
 SHAPES = {"a": (2, 3), "b": (4,)}

@@ -17,7 +17,7 @@ from embeddings_assets.encoders.class_token import ClassTokenBlock
 from embeddings_assets.encoders.dtypes import FAST_ARITHMETIC
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.encoders.family import family_of
-from embeddings_assets.encoders.packing import PackedLinear, can_pack, pack_linears
+from embeddings_assets.encoders.fast.packing import PackedLinear, can_pack, pack_linears
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.store.footer import differing_fields, recipe_fingerprint
 from embeddings_assets.store.schema import SCHEMA_VERSION
@@ -173,7 +173,7 @@ def test_how_fast_computes_is_part_of_its_recipe_alone() -> None:
 
 @packing
 def test_where_the_instructions_are_taken_away_nothing_is_packed() -> None:
-    program = "from embeddings_assets.encoders.packing import can_pack; print(can_pack())"
+    program = "from embeddings_assets.encoders.fast.packing import can_pack; print(can_pack())"
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

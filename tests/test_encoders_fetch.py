@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from embeddings_assets.catalog import ModelSpec, get_model
-from embeddings_assets.encoders.fetch import fetch_checkpoint
-from embeddings_assets.encoders.lock import FetchedEntry, read_lock, write_random_lock
-from embeddings_assets.encoders.weights import find_weights
+from embeddings_assets.encoders.weights.fetch import fetch_checkpoint
+from embeddings_assets.encoders.weights.find import find_weights
+from embeddings_assets.encoders.weights.lock import FetchedEntry, read_lock, write_random_lock
 from embeddings_assets.errors import WeightsError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -163,7 +163,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from embeddings_assets.catalog import get_model
-from embeddings_assets.encoders.fetch import fetch_checkpoint, find_or_fetch, fetch_weights
+from embeddings_assets.encoders.weights.fetch import fetch_checkpoint, find_or_fetch, fetch_weights
 from embeddings_assets.errors import WeightsError
 try:
     source = {call}({spec}, Path({str(root)!r}){options})

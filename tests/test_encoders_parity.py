@@ -22,13 +22,14 @@ from encoders_kit import (
     reference,
 )
 
-from embeddings_assets.encoders import clip, dinov2, franca, siglip2
-from embeddings_assets.encoders.checkpoint import load_parameters
 from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
 from embeddings_assets.encoders.encoder import ieee_float32
+from embeddings_assets.encoders.families import clip, dinov2, franca, siglip2
+from embeddings_assets.encoders.families.vit14 import interpolate_positions
+from embeddings_assets.encoders.projection import PROJECTION_PATH
 from embeddings_assets.encoders.recipe import Recipe
-from embeddings_assets.encoders.vit14 import interpolate_positions
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.weights.checkpoint import load_parameters
+from embeddings_assets.encoders.weights.find import WeightsSource
 from embeddings_assets.images import decode_image
 
 FAMILIES = {"clip-openai": clip, "dinov2": dinov2, "franca-v1.0": franca, "siglip2": siglip2}
@@ -116,7 +117,7 @@ def test_projected_vectors_are_the_native_ones_projected(parity_kit: Path, share
     native = kit_encoder(parity_kit, "siglip2")
     encoder = load_encoder(parity_kit, "siglip2", width="contract")
     vectors = encoder.encode(kit_pixels(shared, native, CORE + EDGE)[:1])
-    matrix = np.load(Path(clip.__file__).with_name("projection_768x512.npy"))
+    matrix = np.load(PROJECTION_PATH)
     expected = kit_vectors(parity_kit, shared, "siglip2")[:1].astype(np.float64) @ matrix
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
     assert vectors.shape == (1, 512)

@@ -15,8 +15,8 @@ from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.encoders.plan import plan_encoder
 from embeddings_assets.encoders.projection import PROJECTION_SHA256
-from embeddings_assets.encoders.random_init import random_parameters
-from embeddings_assets.encoders.weights import random_source
+from embeddings_assets.encoders.weights.find import random_source
+from embeddings_assets.encoders.weights.random_weights import random_parameters
 from embeddings_assets.errors import EmbeddingsError, SettingsError, UnknownNameError, WeightsError
 from embeddings_assets.store.footer import RECIPE_FIELDS, differing_fields, recipe_fingerprint
 from embeddings_assets.store.schema import SCHEMA_VERSION

@@ -9,7 +9,7 @@ from PIL import Image
 from published_pixels import published_pixels
 from torchvision import transforms
 
-from embeddings_assets.encoders import clip, dinov2, franca, siglip2
+from embeddings_assets.encoders.families import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.errors import ImageError, Reason
 from embeddings_assets.images import decode_image

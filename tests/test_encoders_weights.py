@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from embeddings_assets.catalog import MODELS, get_model
-from embeddings_assets.encoders.inventory import list_weights, verify_weights
-from embeddings_assets.encoders.lock import (
+from embeddings_assets.encoders.weights.find import file_sha256, find_weights, stated_weights
+from embeddings_assets.encoders.weights.inventory import list_weights, verify_weights
+from embeddings_assets.encoders.weights.lock import (
     FetchedEntry,
     RandomEntry,
     read_lock,
@@ -18,7 +19,6 @@ from embeddings_assets.encoders.lock import (
     remove_random_lock,
     write_random_lock,
 )
-from embeddings_assets.encoders.weights import file_sha256, find_weights, stated_weights
 from embeddings_assets.errors import UnknownNameError, WeightsError
 
 

@@ -32,7 +32,7 @@ from PIL import Image
 
 from embeddings_assets.catalog import DATASETS, MODELS
 from embeddings_assets.encoders.dtypes import cpu_has_bfloat16
-from embeddings_assets.encoders.lock import write_random_lock
+from embeddings_assets.encoders.weights.lock import write_random_lock
 from embeddings_assets.errors import EmbeddingsError
 from embeddings_assets.graph.build import build_definitions
 from embeddings_assets.graph.keys import RAW

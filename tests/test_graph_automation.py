@@ -8,7 +8,7 @@ import pytest
 from graph_support import CLIP, CUB, PROCESSED
 from nights import DAY, DOGS, EVENING, HOUR, MODEL_KEYS, NIGHT, Nights, every_model, everything, splits_of
 
-from embeddings_assets.encoders.lock import write_random_lock
+from embeddings_assets.encoders.weights.lock import write_random_lock
 from embeddings_assets.graph.build import build_definitions
 from embeddings_assets.settings import Settings
 from embeddings_assets.store.schema import MANIFEST_RULES

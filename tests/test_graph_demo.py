@@ -17,7 +17,7 @@ from graph_support import CLIP, CUB, PROCESSED, graph_of, store_unit_vectors
 from embeddings_assets.catalog import MODELS
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
-from embeddings_assets.encoders.lock import read_lock, write_random_lock
+from embeddings_assets.encoders.weights.lock import read_lock, write_random_lock
 from embeddings_assets.errors import EmbeddingsError, RawDataError, SettingsError, SplitBusyError
 from embeddings_assets.graph.build import EVERYTHING
 from embeddings_assets.graph.demo import DEMO_TAG, alone, materialize_partition, remove_demo, run_demo

@@ -12,7 +12,7 @@ import pytest
 
 from embeddings_assets.catalog import DATASETS
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
-from embeddings_assets.encoders.lock import write_random_lock
+from embeddings_assets.encoders.weights.lock import write_random_lock
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = (REPOSITORY / "README.md").read_text()

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from image_tree import CLASSES, DATASET, write_tree
 
-from embeddings_assets.encoders.lock import LOCK_NAME
+from embeddings_assets.encoders.weights.lock import LOCK_NAME
 from embeddings_assets.errors import (
     BadImagesError,
     EmbeddingsError,

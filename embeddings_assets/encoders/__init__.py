@@ -1,5 +1,4 @@
-"""The encoders: recipe, weights, projection, forward pass. Importing this package loads no torch.
+"""The encoders: preprocessing, plan, projection, forward pass. Importing this package loads no torch.
 
-Each family of models is one module, which `ModelSpec.encoder` names; family.py says what it offers. All other
-modules serve every family alike.
+What differs between families of models is in `families/`; family.py says what each offers.
 """

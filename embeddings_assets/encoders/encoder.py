@@ -11,8 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from embeddings_assets.encoders.family import family_of
+from embeddings_assets.encoders.fast.lowering import lower
 from embeddings_assets.encoders.heap import give_freed_memory_back, keep_freed_memory
-from embeddings_assets.encoders.lowering import lower
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
 from embeddings_assets.encoders.projection import load_projection
 from embeddings_assets.encoders.shortage import device_errors

@@ -16,7 +16,7 @@ from embeddings_assets.encoders.recipe import Recipe
 if TYPE_CHECKING:
     import torch
 
-    from embeddings_assets.encoders.weights import WeightsSource
+    from embeddings_assets.encoders.weights.find import WeightsSource
 
 
 @dataclass(frozen=True)
@@ -133,4 +133,4 @@ def family_of(spec: ModelSpec) -> Family:
     Raises:
         ModuleNotFoundError: the catalog row names a module that does not exist.
     """
-    return cast(Family, importlib.import_module(f"embeddings_assets.encoders.{spec.encoder}"))
+    return cast(Family, importlib.import_module(f"embeddings_assets.encoders.families.{spec.encoder}"))

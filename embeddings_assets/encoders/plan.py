@@ -17,7 +17,7 @@ from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256, PROJECTION_SHAPE
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.self_test import require_network, require_pixels
-from embeddings_assets.encoders.weights import WeightsSource, find_weights
+from embeddings_assets.encoders.weights.find import WeightsSource, find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.settings import PRECISIONS
 

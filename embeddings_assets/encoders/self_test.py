@@ -23,9 +23,9 @@ from PIL import Image, features
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.dtypes import EXACT
 from embeddings_assets.encoders.family import NetworkSize, family_of
-from embeddings_assets.encoders.random_init import moments
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
-from embeddings_assets.encoders.weights import random_source
+from embeddings_assets.encoders.weights.find import random_source
+from embeddings_assets.encoders.weights.random_weights import moments
 from embeddings_assets.errors import ImageError, SelfTestError
 from embeddings_assets.images import decode_image
 

@@ -15,7 +15,7 @@ import dagster as dg
 from embeddings_assets.catalog import ModelSpec
 from embeddings_assets.encoders.dtypes import FAST_ARITHMETIC
 from embeddings_assets.encoders.projection import PROJECTION_NAME, PROJECTION_SHA256
-from embeddings_assets.encoders.weights import stated_weights
+from embeddings_assets.encoders.weights.find import stated_weights
 from embeddings_assets.errors import StoreError
 from embeddings_assets.graph.automation import nightly_manifest_condition
 from embeddings_assets.graph.failures import shown_as_failures
@@ -126,7 +126,7 @@ def _metadata_of_the_same(context: dg.AssetExecutionContext, sha256: str) -> Map
 
 def code_version(model: ModelSpec, settings: Settings) -> str:
     """Names everything that decides a model's vectors, as it is configured; a run can be given others."""
-    recipe = importlib.import_module(f"embeddings_assets.encoders.{model.encoder}").RECIPE
+    recipe = importlib.import_module(f"embeddings_assets.encoders.families.{model.encoder}").RECIPE
     stored = model.stored_width(settings.width)
     identity = {
         "checkpoint": model.checkpoint,

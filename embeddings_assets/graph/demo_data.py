@@ -12,7 +12,7 @@ from embeddings_assets.datasets.synthetic.writer import (
     remove_synthetic,
     write_synthetic,
 )
-from embeddings_assets.encoders.lock import remove_random_lock, write_random_lock
+from embeddings_assets.encoders.weights.lock import remove_random_lock, write_random_lock
 from embeddings_assets.errors import RawDataError, StoreError
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths, Settings
 from embeddings_assets.store.manifest import Manifest, open_manifest

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from embeddings_assets.catalog import ModelSpec, get_model
 from embeddings_assets.encoders.family import family_of
-from embeddings_assets.encoders.lock import FetchedEntry, record_fetched
-from embeddings_assets.encoders.weights import (
+from embeddings_assets.encoders.weights.find import (
     WeightsSource,
     accepted_files,
     file_sha256,
@@ -25,6 +24,7 @@ from embeddings_assets.encoders.weights import (
     look_for_weights,
     nothing_found,
 )
+from embeddings_assets.encoders.weights.lock import FetchedEntry, record_fetched
 from embeddings_assets.errors import WeightsError
 from embeddings_assets.store.files import exclusive
 

@@ -3,7 +3,7 @@
 Independent of the libraries' own initialisation, and drawn under the checkpoints' public names, so that the
 values depend on neither library version. Scales are chosen so that different images get clearly different
 vectors: strong patch embeddings, weak position and class tokens, attention sharp enough to pick patches.
-Any change of the values must raise `weights.RANDOM_VERSION`.
+Any change of the values must raise `find.RANDOM_VERSION`.
 """
 
 import hashlib

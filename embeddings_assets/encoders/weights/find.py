@@ -12,11 +12,11 @@ from typing import Literal
 
 from embeddings_assets.catalog import ModelSpec, get_model
 from embeddings_assets.encoders.family import family_of
-from embeddings_assets.encoders.lock import LOCK_NAME, FetchedEntry, RandomEntry, read_lock
+from embeddings_assets.encoders.weights.lock import LOCK_NAME, FetchedEntry, RandomEntry, read_lock
 from embeddings_assets.errors import WeightsError
 from embeddings_assets.settings import RANDOM_WEIGHTS
 
-RANDOM_VERSION = 1  # raise with every change of the values random_init.py gives
+RANDOM_VERSION = 1  # raise with every change of the values random_weights.py gives
 
 _HASH_CHUNK = 4 << 20
 _hashes: dict[tuple[str, int, int, int], str] = {}

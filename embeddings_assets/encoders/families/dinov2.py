@@ -6,9 +6,7 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
-from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
-from embeddings_assets.encoders.vit14 import (
+from embeddings_assets.encoders.families.vit14 import (
     BASE,
     architecture,
     backbone_blocks,
@@ -16,7 +14,9 @@ from embeddings_assets.encoders.vit14 import (
     build_dinov2,
     size_of,
 )
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
+from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from embeddings_assets.encoders.weights.find import WeightsSource
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def build(source: WeightsSource) -> "torch.nn.Module":
         WeightsError: the checkpoint is not that of a DINOv2 of this width.
         EmbeddingsError: the catalog states a width that no DINOv2 has.
     """
-    from embeddings_assets.encoders.checkpoint import check_config, load_parameters
+    from embeddings_assets.encoders.weights.checkpoint import check_config, load_parameters
 
     size = size_of(source.model)
     if source.folder is not None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embeddings_assets.encoders.random_init import random_parameters
-from embeddings_assets.encoders.torchscript import is_torchscript, read_torchscript
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.weights.find import WeightsSource
+from embeddings_assets.encoders.weights.random_weights import random_parameters
+from embeddings_assets.encoders.weights.torchscript import is_torchscript, read_torchscript
 from embeddings_assets.errors import WeightsError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embeddings_assets.catalog import MODELS, ModelSpec
-from embeddings_assets.encoders.lock import LOCK_NAME, FetchedEntry, RandomEntry, read_lock
-from embeddings_assets.encoders.weights import find_checkpoint, find_weights, random_source
+from embeddings_assets.encoders.weights.find import find_checkpoint, find_weights, random_source
+from embeddings_assets.encoders.weights.lock import LOCK_NAME, FetchedEntry, RandomEntry, read_lock
 from embeddings_assets.errors import WeightsError
 
 

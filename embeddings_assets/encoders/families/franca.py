@@ -10,16 +10,16 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
-from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
-from embeddings_assets.encoders.vit14 import (
+from embeddings_assets.encoders.families.vit14 import (
     BASE,
     backbone_blocks,
     backbone_class_token_parts,
     build_dinov2,
     size_of,
 )
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
+from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+from embeddings_assets.encoders.weights.find import WeightsSource
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +113,7 @@ def build(source: WeightsSource) -> "torch.nn.Module":
         WeightsError: the checkpoint is not that of a Franca of this width.
         EmbeddingsError: the catalog states a width that no Franca has.
     """
-    from embeddings_assets.encoders.checkpoint import load_parameters
+    from embeddings_assets.encoders.weights.checkpoint import load_parameters
 
     size = size_of(source.model)
     return assemble(load_parameters(source, shapes(size), plain_name), size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from embeddings_assets.encoders.family import CheckpointFiles, NetworkSize
 from embeddings_assets.encoders.recipe import Recipe
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.weights.find import WeightsSource
 
 if TYPE_CHECKING:
     import torch
@@ -79,7 +79,7 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     Raises:
         WeightsError: the checkpoint is not that of google/siglip2-base-patch16-224.
     """
-    from embeddings_assets.encoders.checkpoint import check_config, load_parameters
+    from embeddings_assets.encoders.weights.checkpoint import check_config, load_parameters
 
     if source.folder is not None:
         stated = {f"vision_config.{key}": value for key, value in architecture().items()}
@@ -91,8 +91,8 @@ def assemble(parameters: dict[str, "torch.Tensor"], size: NetworkSize) -> "torch
     """The vision tower of these parameters."""
     import torch
 
+    from embeddings_assets.encoders.families.vit14 import require_complete
     from embeddings_assets.encoders.quiet import quiet_transformers
-    from embeddings_assets.encoders.vit14 import require_complete
 
     with quiet_transformers():
         from transformers import SiglipVisionConfig, SiglipVisionModel

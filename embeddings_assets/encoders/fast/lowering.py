@@ -31,7 +31,7 @@ def lower(model: "torch.nn.Module", family: Family, dtype: str, device: str) -> 
     """
     import torch
 
-    from embeddings_assets.encoders.fast_blocks import (
+    from embeddings_assets.encoders.fast.blocks import (
         FusedAttention,
         LoweringNorm,
         fold_quick_gelu,
@@ -51,7 +51,7 @@ def lower(model: "torch.nn.Module", family: Family, dtype: str, device: str) -> 
             if isinstance(module, (torch.nn.Linear, torch.nn.MultiheadAttention)):
                 module.to(lowered)
     if device == "cpu" and dtype == LOWERED:
-        from embeddings_assets.encoders.packing import can_pack, pack_linears
+        from embeddings_assets.encoders.fast.packing import can_pack, pack_linears
 
         if can_pack():
             for block in blocks:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embeddings_assets.encoders.family import CheckpointFiles, ClassTokenParts, NetworkSize
 from embeddings_assets.encoders.recipe import Recipe
-from embeddings_assets.encoders.weights import WeightsSource
+from embeddings_assets.encoders.weights.find import WeightsSource
 from embeddings_assets.errors import WeightsError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def build(source: WeightsSource) -> "torch.nn.Module":
     Raises:
         WeightsError: the checkpoint is not that of CLIP ViT-B/32.
     """
-    from embeddings_assets.encoders.checkpoint import load_parameters
+    from embeddings_assets.encoders.weights.checkpoint import load_parameters
 
     state = load_parameters(source, shapes(), _visual_name)
     if source.path is not None and source.path.suffix == ".safetensors":

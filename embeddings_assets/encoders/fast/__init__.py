@@ -1,0 +1,1 @@
+"""What only the `fast` profile needs. Private torch operators are used here and nowhere else."""
