@@ -21,7 +21,7 @@ from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.extraction.batching import choose_batch_size
 from embeddings_assets.extraction.decoding import Decoders, ImageTask
 from embeddings_assets.extraction.report import ExtractionOptions, Progress
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 from embeddings_assets.pipeline import EncoderChoice, EncoderHolder, process_split
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest

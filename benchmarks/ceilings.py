@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from embeddings_assets.children import default_workers
 from embeddings_assets.encoders.encoder import Encoder, ieee_float32
 from embeddings_assets.extraction.decoding import Decoders, ImageTask
 from embeddings_assets.extraction.worker import ToPixels
+from embeddings_assets.workers.process import default_workers
 
 WARM_UP = 8  # images for each decoding process
 

@@ -24,7 +24,6 @@ from ceilings import decode_rate, forward_rate, queued_rate
 from images import DATASET, SPLIT, build_tree, drawn
 
 from embeddings_assets.catalog import MODELS, get_model
-from embeddings_assets.children import default_workers
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.encoders.encoder import Encoder, ieee_float32
 from embeddings_assets.encoders.family import family_of
@@ -35,6 +34,7 @@ from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.report import ExtractionOptions
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.reading import load_matrix, split_sha256
+from embeddings_assets.workers.process import default_workers
 
 Result = dict[str, Any]
 BOUNDS = (2e-6, 1e-5, 1e-4, 1e-3)

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from embeddings_assets.children import default_workers
 from embeddings_assets.extraction.memory import host_memory
+from embeddings_assets.workers.process import default_workers
 
 PACKAGES = (
     "torch",

@@ -75,7 +75,7 @@ def seconds_to_prepare(paths: DataPaths) -> float:
 
 
 def seconds_of_command(root: Path) -> float:
-    command = [sys.executable, "-m", "embeddings_assets.cli", "prepare", "--dataset", DATASET]
+    command = [sys.executable, "-m", "embeddings_assets.cli.main", "prepare", "--dataset", DATASET]
     started = time.perf_counter()
     subprocess.run(
         command, env={**os.environ, "EMBEDDINGS_DATA": str(root)}, stdout=subprocess.DEVNULL, check=True

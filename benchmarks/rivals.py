@@ -19,10 +19,10 @@ from PIL import Image
 from sentence_clip import sentence_clip
 from torchvision import transforms
 
-from embeddings_assets.children import default_workers
 from embeddings_assets.encoders.family import family_of
 from embeddings_assets.encoders.plan import EncoderPlan
 from embeddings_assets.encoders.recipe import Recipe
+from embeddings_assets.workers.process import default_workers
 
 BATCH = 32
 LOADER_PROCESSES = default_workers(1024)  # one for each core

@@ -6,7 +6,7 @@ python -m embeddings_assets.extract_embeddings --model CLIP --dataset CUB-200-20
 It is `embeddings-assets extract` under another name; both spellings of each option are accepted.
 """
 
-from embeddings_assets.cli import extract, run
+from embeddings_assets.cli.main import extract, run
 
 if __name__ == "__main__":
     import typer

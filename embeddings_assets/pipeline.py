@@ -28,9 +28,9 @@ from embeddings_assets.encoders.weights.find import find_weights
 from embeddings_assets.errors import EmbeddingsError, SettingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.engine import extract_split, store_vectors
+from embeddings_assets.extraction.fidelity import measure_fidelity
 from embeddings_assets.extraction.report import ExtractionOptions, Fidelity, Progress, SplitReport
 from embeddings_assets.extraction.worker import ToPixels
-from embeddings_assets.fidelity import measure_fidelity
 from embeddings_assets.settings import RANDOM_WEIGHTS, DataPaths
 from embeddings_assets.store.manifest import Manifest, open_manifest
 from embeddings_assets.store.schema import MANIFEST_NAME

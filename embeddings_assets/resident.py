@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from embeddings_assets.children import compute_environment
 from embeddings_assets.errors import EmbeddingsError, unpacked_error
 from embeddings_assets.extraction.report import Progress, SplitReport
 from embeddings_assets.pipeline import SplitRequest
+from embeddings_assets.workers.process import compute_environment
 
 log = logging.getLogger(__name__)
 

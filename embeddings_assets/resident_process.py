@@ -10,10 +10,10 @@ import traceback
 from pathlib import Path
 from typing import IO
 
-from embeddings_assets.children import logs_told
 from embeddings_assets.errors import EmbeddingsError, packed_error
 from embeddings_assets.pipeline import EncoderCache, SplitRequest
 from embeddings_assets.resident import alone
+from embeddings_assets.workers.process import logs_told
 
 log = logging.getLogger(__name__)
 

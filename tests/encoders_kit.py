@@ -8,7 +8,7 @@ import numpy as np
 
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.encoders.plan import EncoderPlan, plan_encoder
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 
 _CORE = ("china", "flower", "rocket", "hubble", "retina", "astronaut", "cat", "coffee")
 CORE = tuple(f"{name}.jpg" for name in _CORE)

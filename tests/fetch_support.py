@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from embeddings_assets import catalog, cli
+from embeddings_assets import catalog
 from embeddings_assets.catalog import DatasetSpec, get_dataset
+from embeddings_assets.cli.main import main as run_cli
 from embeddings_assets.datasets.fetch import fetch_published
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.settings import DataPaths
@@ -146,7 +147,7 @@ def main() -> None:
     spec = spec_of(Path(published), address)
     catalog.DATASETS = tuple(spec if row.name == spec.name else row for row in catalog.DATASETS)
     sys.argv[1:] = ["datasets", "fetch", *arguments]
-    cli.main()
+    run_cli()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import embeddings_assets
 from embeddings_assets.catalog import MODELS, SPLITS
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.encoders.recipe import Recipe
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 from embeddings_assets.settings import Settings
 
 pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from embeddings_assets.children import Child, KilledError
 from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.workers.process import Child, KilledError
 
 ECHO = """
 import json

@@ -17,7 +17,7 @@ from image_tree import DATASET, write_tree
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.reading import load_table, part_files
 
-COMMAND = [sys.executable, "-m", "embeddings_assets.cli"]
+COMMAND = [sys.executable, "-m", "embeddings_assets.cli.main"]
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from datasets_support import CopyRaw
 
+from embeddings_assets.cli.doctor import examine
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.splits import HoldOut
-from embeddings_assets.doctor import examine
 from embeddings_assets.errors import SettingsError
 from embeddings_assets.settings import DataPaths, Settings
 from embeddings_assets.store.manifest import open_manifest
@@ -22,7 +22,7 @@ pytest_plugins = ("datasets_fixtures",)
 
 AIRCRAFT, CUB = "FGVC-Aircraft", "CUB-200-2011"
 LONG_AGO = 1_600_000_000
-COMMAND = [sys.executable, "-m", "embeddings_assets.cli"]
+COMMAND = [sys.executable, "-m", "embeddings_assets.cli.main"]
 
 
 def prepare(
@@ -47,7 +47,7 @@ def test_a_run_with_nothing_to_do_loads_little(copy_raw: CopyRaw, paths: DataPat
         os.utime(path, (LONG_AGO, LONG_AGO))
     os.utime(paths.raw_folder(AIRCRAFT), (LONG_AGO, LONG_AGO))
     listing = (
-        "import sys\nfrom embeddings_assets.cli import main\n"
+        "import sys\nfrom embeddings_assets.cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    print('LOADED', *sys.modules)\n"
     )
     command = [sys.executable, "-c", listing]
@@ -168,7 +168,7 @@ def test_raw_data_beside_the_named_manifests_comes_first(
 
 HOLD = """import select, sys
 from pathlib import Path
-from embeddings_assets.store.files import exclusive
+from embeddings_assets.io.locks import exclusive
 with exclusive(Path(sys.argv[1])):
     print("held", flush=True)
     select.select([sys.stdin], [], [], 30)

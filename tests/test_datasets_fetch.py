@@ -16,8 +16,8 @@ from embeddings_assets.catalog import DATASETS
 from embeddings_assets.datasets.fetch import fetch_dataset, fetch_published
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import RawDataError, SplitBusyError
+from embeddings_assets.io.locks import exclusive
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import exclusive
 
 IMAGES = "102flowers.tgz"
 
@@ -158,7 +158,7 @@ def test_a_dataset_of_ones_own_has_nothing_to_fetch(paths: DataPaths, published:
 def test_the_commands_fetch_and_list(
     published: Path, expected: dict[str, str], paths: DataPaths, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "embeddings_assets.cli", "datasets"]
+    command = [sys.executable, "-m", "embeddings_assets.cli.main", "datasets"]
     listed = subprocess.run([*command, "list"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert all(spec.name in listed.stdout for spec in DATASETS)
     by_hand = subprocess.run(

@@ -17,8 +17,8 @@ from embeddings_assets.datasets.seen import SEEN_NAME
 from embeddings_assets.datasets.splits import HoldOut
 from embeddings_assets.errors import BadImagesError, SettingsError
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import read_footer, replace_table
 from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.parquet import read_footer, replace_table
 from embeddings_assets.store.schema import MANIFEST_RULES
 
 pytest_plugins = ("datasets_fixtures",)

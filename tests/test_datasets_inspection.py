@@ -16,7 +16,7 @@ from embeddings_assets.datasets import inspection
 from embeddings_assets.datasets.inspection import Inspector
 from embeddings_assets.datasets.reader import Looked
 from embeddings_assets.errors import EmbeddingsError, ImageError
-from embeddings_assets.images import ImageFacts, inspect_image
+from embeddings_assets.io.images import ImageFacts, inspect_image
 
 pytest_plugins = ("datasets_fixtures",)
 

@@ -21,8 +21,8 @@ from embeddings_assets.errors import (
     SettingsError,
     UnknownNameError,
 )
+from embeddings_assets.io.locks import exclusive
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import exclusive
 from embeddings_assets.store.manifest import open_manifest
 
 pytest_plugins = ("datasets_fixtures",)

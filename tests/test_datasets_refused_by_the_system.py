@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from datasets_support import CopyRaw
 
+from embeddings_assets.cli.doctor import Line, examine
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.status import raw_status
-from embeddings_assets.doctor import Line, examine
 from embeddings_assets.errors import EmbeddingsError, RawDataError, StoreError
 from embeddings_assets.quality.duplicates import find_duplicates
 from embeddings_assets.quality.manifests import check_manifest
@@ -229,7 +229,7 @@ def test_the_commands_print_any_name(paths: DataPaths, arguments: tuple[str, ...
     (folder / "images.txt").mkdir()
     for root, said in ((paths.raw.parent, "caf\\udce9.txt"), (paths.raw.parent / odd, "EMBEDDINGS_DATA is")):
         shown = subprocess.run(
-            [sys.executable, "-m", "embeddings_assets.cli", *arguments],
+            [sys.executable, "-m", "embeddings_assets.cli.main", *arguments],
             env={"EMBEDDINGS_DATA": str(root), "PATH": "", "PYTHONIOENCODING": "utf-8:strict"},
             capture_output=True,
             check=False,

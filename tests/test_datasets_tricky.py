@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from embeddings_assets.errors import ImageError
-from embeddings_assets.images import decode_image, inspect_image
+from embeddings_assets.io.images import decode_image, inspect_image
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 
@@ -89,7 +89,7 @@ def prepared(
     (folder / "train_test_split.txt").write_text(
         "".join(f"{number} {int(name not in test)}\n" for number, name in numbered)
     )
-    command = [sys.executable, "-m", "embeddings_assets.cli", "prepare", "--dataset", DATASET]
+    command = [sys.executable, "-m", "embeddings_assets.cli.main", "prepare", "--dataset", DATASET]
     options = ["--allow-missing", "--max-bad-share", "1", "--raw-dir", str(folder)]
     run = subprocess.run(
         [sys.executable, "-c", MEASURED, *command, *options],
@@ -191,7 +191,7 @@ def test_a_little_more_than_the_limit_is_oversized_and_nobody_is_warned(tmp_path
     file = tmp_path / "13300.png"
     file.write_bytes(empty_png(13_300, 13_300))
     look = (
-        "import sys\nfrom embeddings_assets.images import inspect_image\n"
+        "import sys\nfrom embeddings_assets.io.images import inspect_image\n"
         "try:\n    inspect_image(sys.argv[1])\nexcept Exception as error:\n    print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", look, str(file)], capture_output=True, text=True, check=True)

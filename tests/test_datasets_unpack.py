@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embeddings_assets.datasets import unpack as unpacking
-from embeddings_assets.datasets.unpack import unpack
 from embeddings_assets.errors import RawDataError
+from embeddings_assets.io import unpack as unpacking
+from embeddings_assets.io.unpack import unpack
 
 MOST = 1_000_000
 

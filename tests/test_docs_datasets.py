@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embeddings_assets.catalog import DATASETS, SPLITS, DatasetSpec
-from embeddings_assets.cli import app
+from embeddings_assets.cli.main import app
 from embeddings_assets.datasets.layouts.listing import Listing
 from embeddings_assets.datasets.splits import HoldOut, assign_splits
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from embeddings_assets.cli import app
+from embeddings_assets.cli.main import app
 from embeddings_assets.graph.build import EVERYTHING, build_definitions
 from embeddings_assets.graph.recheck import RECHECK
 from embeddings_assets.graph.resources import GpuResource

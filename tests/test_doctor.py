@@ -7,8 +7,8 @@ import pytest
 from datasets_support import CopyRaw
 
 from embeddings_assets.catalog import DATASETS, MODELS
+from embeddings_assets.cli.doctor import Line, examine
 from embeddings_assets.datasets.processed import prepare_dataset
-from embeddings_assets.doctor import Line, examine
 from embeddings_assets.settings import DataPaths, Settings
 
 pytest_plugins = ("datasets_fixtures",)
@@ -102,7 +102,7 @@ def test_the_room_for_archives_is_what_fetch_asks_for(settings: Settings) -> Non
 def test_the_command_fits_the_screen(settings: Settings, copy_raw: CopyRaw, columns: str) -> None:
     copy_raw(CUB)
     shown = subprocess.run(
-        [sys.executable, "-m", "embeddings_assets.cli", "doctor"],
+        [sys.executable, "-m", "embeddings_assets.cli.main", "doctor"],
         env={"EMBEDDINGS_DATA": str(settings.data_root), "PATH": "", "COLUMNS": columns},
         capture_output=True,
         text=True,

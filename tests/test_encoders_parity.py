@@ -30,7 +30,7 @@ from embeddings_assets.encoders.projection import PROJECTION_PATH
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.encoders.weights.checkpoint import load_parameters
 from embeddings_assets.encoders.weights.find import WeightsSource
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 
 FAMILIES = {"clip-openai": clip, "dinov2": dinov2, "franca-v1.0": franca, "siglip2": siglip2}
 

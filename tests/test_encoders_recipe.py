@@ -12,7 +12,7 @@ from torchvision import transforms
 from embeddings_assets.encoders.families import clip, dinov2, franca, siglip2
 from embeddings_assets.encoders.recipe import Recipe
 from embeddings_assets.errors import ImageError, Reason
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 
 BICUBIC, BILINEAR = transforms.InterpolationMode.BICUBIC, transforms.InterpolationMode.BILINEAR
 RECIPES = {"CLIP": clip.RECIPE, "DINOv2": dinov2.RECIPE, "Franca": franca.RECIPE, "SigLIPv2": siglip2.RECIPE}

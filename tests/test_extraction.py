@@ -18,8 +18,8 @@ from embeddings_assets.errors import BadImagesError, SettingsError, StoreError
 from embeddings_assets.extraction.engine import extract_split
 from embeddings_assets.extraction.report import ExtractionOptions, SplitReport
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import read_footer, replace_table
 from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.parquet import read_footer, replace_table
 from embeddings_assets.store.reading import load_frame, load_ledger, load_matrix, part_files
 from embeddings_assets.store.verify import verify_split
 

@@ -14,8 +14,8 @@ from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.extraction.engine import extract_split
 from embeddings_assets.extraction.report import SplitReport
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import open_writer, read_footer
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest, open_manifest
+from embeddings_assets.store.parquet import open_writer, read_footer
 from embeddings_assets.store.reading import load_matrix, load_table, part_files
 from embeddings_assets.store.verify import verify_split
 

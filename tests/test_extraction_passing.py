@@ -19,7 +19,7 @@ from test_extraction_faults import content, folder, run
 
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import EmbeddingsError, ImageError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.reading import load_matrix
@@ -158,7 +158,7 @@ _SHORT_OF_MEMORY = """
 import re, resource, sys
 from pathlib import Path
 from embeddings_assets.errors import EmbeddingsError, ImageError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 decode_image(Path(sys.argv[2])).close()
 used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + 60 * 2**20,) * 2)

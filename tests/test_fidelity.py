@@ -16,9 +16,9 @@ from stub_encoder import StubEncoder
 from embeddings_assets.catalog import get_model
 from embeddings_assets.errors import StoreError, WeightsError
 from embeddings_assets.extraction.decoding import Decoders
+from embeddings_assets.extraction.fidelity import LEAST_SAMPLE, SAMPLE, measure_fidelity
 from embeddings_assets.extraction.memory import peak_bytes
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
-from embeddings_assets.fidelity import LEAST_SAMPLE, SAMPLE, measure_fidelity
 from embeddings_assets.pipeline import EncoderChoice, EncoderHolder, commit_vectors, process_split
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest, write_manifest

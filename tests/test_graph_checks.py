@@ -31,9 +31,9 @@ from embeddings_assets.graph.checks import embeddings_checks
 from embeddings_assets.graph.partitions import dataset_splits
 from embeddings_assets.graph.resources import DataResource
 from embeddings_assets.settings import Settings
-from embeddings_assets.store.files import open_writer
 from embeddings_assets.store.footer import recipe_fingerprint
 from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.parquet import open_writer
 from embeddings_assets.store.reading import part_files
 from embeddings_assets.store.schema import FOOTER_KEY
 from embeddings_assets.store.verify import CHECKS

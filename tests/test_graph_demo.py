@@ -180,7 +180,7 @@ def test_an_interrupt_that_got_lost_on_its_way_still_counts(number: signal.Signa
 
 def test_ctrl_c_ends_the_demo_not_just_a_step(home: dg.DagsterInstance, tmp_path: Path) -> None:
     environment = {**os.environ, "EMBEDDINGS_DATA": str(tmp_path / "data"), "EMBEDDINGS_WEIGHTS": "random"}
-    command = [sys.executable, "-m", "embeddings_assets.cli", "demo"]
+    command = [sys.executable, "-m", "embeddings_assets.cli.main", "demo"]
     with subprocess.Popen(
         command,
         env=environment,

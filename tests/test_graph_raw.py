@@ -14,8 +14,8 @@ from graph_support import CUB, PROCESSED, Graph, failures
 from nights import DAY, NIGHT, Nights, everything, splits_of
 
 from embeddings_assets.catalog import DATASETS, SPLITS
+from embeddings_assets.cli.doctor import examine
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
-from embeddings_assets.doctor import examine
 from embeddings_assets.graph.keys import RAW
 from embeddings_assets.graph.raw import watch_raw_data
 from embeddings_assets.graph.resources import DataResource

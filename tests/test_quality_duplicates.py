@@ -102,7 +102,7 @@ def test_what_is_looked_for_may_be_compared_with_more(copy_raw: CopyRaw, paths: 
 
 def run_command(paths: DataPaths, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "embeddings_assets.cli", *arguments],
+        [sys.executable, "-m", "embeddings_assets.cli.main", *arguments],
         env={"EMBEDDINGS_DATA": str(paths.raw.parent), "PATH": "", "COLUMNS": "200"},
         capture_output=True,
         text=True,
@@ -162,7 +162,7 @@ def test_the_command_names_them(sample: DataPaths) -> None:
 
 
 def test_prepare_tells_how_many_there_are(shared: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "embeddings_assets.cli", "prepare", "--dataset", FLOWERS]
+    command = [sys.executable, "-m", "embeddings_assets.cli.main", "prepare", "--dataset", FLOWERS]
     options = ["--raw-dir", str(shared / "data" / "raw"), "--allow-missing"]
     shown = subprocess.run(
         [*command, *options], cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True

@@ -16,7 +16,7 @@ from self_test_files import drawing, records_of, vectors_of
 
 from embeddings_assets import process_model
 from embeddings_assets.catalog import MODELS, get_model
-from embeddings_assets.doctor import examine
+from embeddings_assets.cli.doctor import examine
 from embeddings_assets.encoders import recipe as preprocessing
 from embeddings_assets.encoders import self_test
 from embeddings_assets.encoders.family import family_of
@@ -31,7 +31,7 @@ from embeddings_assets.encoders.self_test import (
     tiny_vectors,
 )
 from embeddings_assets.errors import SelfTestError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 from embeddings_assets.settings import DataPaths, Settings
 
 NAMES = [model.name for model in MODELS]

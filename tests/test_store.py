@@ -20,9 +20,9 @@ from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.errors import StoreError
 from embeddings_assets.extraction.engine import extract_split
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import open_writer, replace_table
 from embeddings_assets.store.footer import recipe_fingerprint
 from embeddings_assets.store.manifest import open_manifest
+from embeddings_assets.store.parquet import open_writer, replace_table
 from embeddings_assets.store.reading import load_frame, load_matrix, part_files, split_bytes
 from embeddings_assets.store.schema import FOOTER_KEY, LEDGER_SCHEMA, MANIFEST_SCHEMA, ROWS_PER_PART
 from embeddings_assets.store.verify import CHECKS, split_folders, verify_split

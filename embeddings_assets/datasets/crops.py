@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from embeddings_assets.datasets.layouts.listing import ImageRecord, Listing
 from embeddings_assets.datasets.sources import Source
 from embeddings_assets.errors import ImageError, Reason, SettingsError
-from embeddings_assets.images import ImageFacts
+from embeddings_assets.io.images import ImageFacts
 from embeddings_assets.store.manifest import Crop
 from embeddings_assets.store.schema import BANNER, BOUNDING_BOX, NO_CROP
 

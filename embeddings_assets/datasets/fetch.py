@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from embeddings_assets.catalog import Archive, DatasetSpec, get_dataset
-from embeddings_assets.datasets.download import Progress, bytes_so_far, download, file_digest, wrong_content
 from embeddings_assets.datasets.layouts.parsing import listed
 from embeddings_assets.datasets.sources import LAYOUTS
 from embeddings_assets.datasets.status import raw_status
 from embeddings_assets.datasets.synthetic.writer import is_synthetic
-from embeddings_assets.datasets.unpack import unpack
 from embeddings_assets.errors import RawDataError, SplitBusyError
+from embeddings_assets.io.download import Progress, bytes_so_far, download, file_digest, wrong_content
+from embeddings_assets.io.files import disk_errors, sync_folder
+from embeddings_assets.io.locks import exclusive
+from embeddings_assets.io.unpack import unpack
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors, exclusive, sync_folder
 
 # The sizes of unpacked datasets in the catalog are estimates.
 _MARGIN = 3

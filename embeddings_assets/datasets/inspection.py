@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from embeddings_assets.children import Child, close_all, default_workers
 from embeddings_assets.datasets.reader import Looked, glance, unpacked
 from embeddings_assets.datasets.stamps import stamp_of
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason
+from embeddings_assets.workers.process import Child, close_all, default_workers
 
 # Below this, starting processes (0.1 s each) costs more than they save.
 _LEAST_FILES_FOR_PROCESSES = 1024

@@ -11,8 +11,8 @@ from embeddings_assets.catalog import SPLITS
 from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.datasets.splits import HoldOut, needs_hold_out, split_options
 from embeddings_assets.errors import SettingsError, StoreError
+from embeddings_assets.io.files import disk_errors
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.manifest import open_manifest
 from embeddings_assets.store.schema import NO_CROP
 

@@ -31,8 +31,9 @@ from embeddings_assets.datasets.sources import Source, find_source
 from embeddings_assets.datasets.split_rows import ListedImage, Lookout, SplitRows
 from embeddings_assets.datasets.splits import HoldOut, assign_splits
 from embeddings_assets.errors import BadImagesError, RawDataError, SettingsError, StoreError
+from embeddings_assets.io.files import disk_errors, remove_leftovers
+from embeddings_assets.io.locks import exclusive
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors, exclusive, remove_leftovers
 from embeddings_assets.store.manifest import open_manifest, write_manifest
 from embeddings_assets.store.schema import (
     BOUNDING_BOX,

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple
 
-from embeddings_assets.children import READY
 from embeddings_assets.datasets.stamps import Stamp, stamp_of
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason, packed_error, unpacked_error
-from embeddings_assets.images import ImageFacts, inspect_header, inspect_image
+from embeddings_assets.io.images import ImageFacts, inspect_header, inspect_image
+from embeddings_assets.workers.process import READY
 
 
 class Looked(NamedTuple):

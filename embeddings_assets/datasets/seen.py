@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from embeddings_assets.datasets.stamps import Stamp, stamp_of
 from embeddings_assets.errors import ImageError, Reason, StoreError
-from embeddings_assets.images import ImageFacts
-from embeddings_assets.store.files import read_footer, replace_table
+from embeddings_assets.io.images import ImageFacts
+from embeddings_assets.store.parquet import read_footer, replace_table
 from embeddings_assets.store.schema import MANIFEST_RULES
 
 SEEN_NAME = ".seen.parquet"

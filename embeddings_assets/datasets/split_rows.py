@@ -14,7 +14,7 @@ from embeddings_assets.datasets.inspection import Inspector
 from embeddings_assets.datasets.layouts.listing import ImageRecord
 from embeddings_assets.datasets.seen import SeenFiles, Sight
 from embeddings_assets.errors import ImageError, Reason
-from embeddings_assets.images import ImageFacts
+from embeddings_assets.io.images import ImageFacts
 from embeddings_assets.store.manifest import Crop
 from embeddings_assets.store.schema import CROP_COLUMNS, LEDGER_SCHEMA, MANIFEST_SCHEMA
 

@@ -11,7 +11,7 @@ from PIL import Image
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.encoders.plan import EncoderPlan
 from embeddings_assets.errors import EmbeddingsError, ImageError, SettingsError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 
 DEFAULT_BATCH_SIZE = 32
 KEPT_ENCODERS = 2  # 350 MB each

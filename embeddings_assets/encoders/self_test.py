@@ -27,7 +27,7 @@ from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recip
 from embeddings_assets.encoders.weights.find import random_source
 from embeddings_assets.encoders.weights.random_weights import moments
 from embeddings_assets.errors import ImageError, SelfTestError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 
 log = logging.getLogger(__name__)
 

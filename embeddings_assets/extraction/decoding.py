@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from embeddings_assets.children import Child, close_all
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason, unpacked_error
 from embeddings_assets.extraction.memory import peak_bytes
 from embeddings_assets.extraction.worker import (
@@ -32,6 +31,7 @@ from embeddings_assets.extraction.worker import (
     set_in_hand,
 )
 from embeddings_assets.store.manifest import Crop
+from embeddings_assets.workers.process import Child, close_all
 
 _BATCHES_AHEAD = 2
 _ATTEMPTS = 3  # at images whose worker is killed from outside

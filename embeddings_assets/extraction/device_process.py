@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import IO
 
-from embeddings_assets.children import READY, logs_told
 from embeddings_assets.errors import EmbeddingsError, packed_error
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.filling import StageClock
-from embeddings_assets.store.files import disk_errors
+from embeddings_assets.io.files import disk_errors
+from embeddings_assets.workers.process import READY, logs_told
 
 _Say = Callable[..., None]
 

@@ -16,13 +16,13 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
-from embeddings_assets.children import Child, close_all
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason, unpacked_error
 from embeddings_assets.extraction.filling import Filled, StageClock, check_bad
 from embeddings_assets.extraction.job import Job
 from embeddings_assets.extraction.memory import peak_bytes
 from embeddings_assets.extraction.report import Progress
 from embeddings_assets.extraction.source import EncoderSource
+from embeddings_assets.workers.process import Child, close_all
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from embeddings_assets.children import default_workers
 from embeddings_assets.errors import BadImagesError, SplitBusyError
 from embeddings_assets.extraction.commit import assemble_shards, changed_fields, commit_vectors, split_footer
 from embeddings_assets.extraction.decoding import Decoders
@@ -29,11 +28,12 @@ from embeddings_assets.extraction.planning import ShardPlan
 from embeddings_assets.extraction.report import ExtractionOptions, Progress, SplitReport
 from embeddings_assets.extraction.source import EncoderSource
 from embeddings_assets.extraction.standing import has_same_boxes, is_current, recovered, standing_footer
-from embeddings_assets.store.files import disk_errors
+from embeddings_assets.io.files import disk_errors
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
 from embeddings_assets.store.reading import load_ledger, read_split_footer, split_bytes, split_sha256
 from embeddings_assets.store.schema import BOUNDING_BOX
 from embeddings_assets.store.staging import REPLACED, locked_staging, swap_into_place
+from embeddings_assets.workers.process import default_workers
 
 log = logging.getLogger(__name__)
 

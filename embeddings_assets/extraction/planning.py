@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from embeddings_assets.errors import StoreError
 from embeddings_assets.extraction.standing import usable_again
-from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.footer import digest
 from embeddings_assets.store.manifest import Manifest
+from embeddings_assets.store.parquet import open_parquet, read_footer
 from embeddings_assets.store.reading import norm_errors, part_files, vectors_of
 from embeddings_assets.store.schema import UNIT_NORM_TOLERANCE
 from embeddings_assets.store.shards import Shard, read_shard

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import ImageError, Reason, StoreError
-from embeddings_assets.images import read_bytes
-from embeddings_assets.store.files import open_parquet, read_footer
+from embeddings_assets.io.images import read_bytes
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest
+from embeddings_assets.store.parquet import open_parquet, read_footer
 from embeddings_assets.store.reading import load_ledger, part_files, read_split_footer
 from embeddings_assets.store.schema import ROWS_PER_GROUP
 from embeddings_assets.store.staging import refuse_foreign_files

@@ -21,10 +21,10 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image
 
-from embeddings_assets.children import READY
 from embeddings_assets.errors import EmbeddingsError, ImageError, packed_error
-from embeddings_assets.images import decode_image, enough_memory
+from embeddings_assets.io.images import decode_image, enough_memory
 from embeddings_assets.store.manifest import Crop
+from embeddings_assets.workers.process import READY
 
 ToPixels = Callable[[Image.Image], np.ndarray]
 """An image to uint8 [size, size, 3]; can be pickled."""

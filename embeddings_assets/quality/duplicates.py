@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from embeddings_assets.catalog import SPLITS
 from embeddings_assets.errors import StoreError
+from embeddings_assets.io.files import disk_errors
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.manifest import Manifest, open_manifest
 from embeddings_assets.store.schema import MANIFEST_NAME
 

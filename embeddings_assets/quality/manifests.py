@@ -13,9 +13,9 @@ import pyarrow as pa
 from embeddings_assets.catalog import DatasetSpec, get_dataset
 from embeddings_assets.datasets.synthetic.writer import MARKER
 from embeddings_assets.errors import Reason, StoreError
+from embeddings_assets.io.files import disk_errors
 from embeddings_assets.quality.duplicates import describe, find_duplicates
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors
 from embeddings_assets.store.footer import rows_fingerprint
 from embeddings_assets.store.manifest import Manifest, open_manifest
 from embeddings_assets.store.schema import LEDGER_NAME

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from embeddings_assets.errors import EmbeddingsError
-from embeddings_assets.images import decode_image
+from embeddings_assets.io.images import decode_image
 from embeddings_assets.quality.maps import small_png
 from embeddings_assets.store.manifest import Crop, Manifest
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 
 from embeddings_assets.catalog import get_dataset
 from embeddings_assets.errors import StoreError
+from embeddings_assets.io.files import disk_errors
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import disk_errors, open_parquet, read_footer, replace_table
 from embeddings_assets.store.footer import digest, parse_footer, rows_fingerprint
+from embeddings_assets.store.parquet import open_parquet, read_footer, replace_table
 from embeddings_assets.store.schema import (
     CROP_COLUMNS,
     LEDGER_NAME,

@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.manifest import read_ledger
+from embeddings_assets.store.parquet import open_parquet, read_footer
 from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
 if TYPE_CHECKING:

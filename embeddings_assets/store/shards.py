@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import naming
+from embeddings_assets.io.files import naming
 from embeddings_assets.store.schema import LEDGER_SCHEMA
 
 _DIGEST_BYTES = 32

@@ -17,7 +17,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from embeddings_assets.errors import SplitBusyError, StoreError
-from embeddings_assets.store.files import read_footer, sync_folder
+from embeddings_assets.io.files import sync_folder
+from embeddings_assets.store.parquet import read_footer
 from embeddings_assets.store.schema import LEDGER_NAME, PART_NAME
 
 _AT_FDCWD = -100

@@ -14,9 +14,9 @@ import pyarrow as pa
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, get_dataset, get_model, get_split
 from embeddings_assets.errors import EmbeddingsError, StoreError
 from embeddings_assets.settings import DataPaths
-from embeddings_assets.store.files import open_parquet, read_footer
 from embeddings_assets.store.footer import RECIPE_FIELDS, recipe_fingerprint, rows_fingerprint
 from embeddings_assets.store.manifest import BOXES_FINGERPRINT, Manifest, open_manifest
+from embeddings_assets.store.parquet import open_parquet, read_footer
 from embeddings_assets.store.reading import load_ledger, norm_errors, part_files, split_bytes, vectors_of
 from embeddings_assets.store.schema import (
     BOUNDING_BOX,

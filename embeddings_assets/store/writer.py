@@ -10,14 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embeddings_assets.errors import StoreError
-from embeddings_assets.store.files import (
-    flush,
-    naming,
-    open_parquet,
-    open_writer,
-    replace_table,
-    sync_folder,
-)
+from embeddings_assets.io.files import flush, naming, sync_folder
+from embeddings_assets.store.parquet import open_parquet, open_writer, replace_table
 from embeddings_assets.store.reading import norm_errors, part_files, vectors_of
 from embeddings_assets.store.schema import (
     CARRIED_COLUMNS,

@@ -26,7 +26,7 @@ from embeddings_assets.encoders.weights.find import (
 )
 from embeddings_assets.encoders.weights.lock import FetchedEntry, record_fetched
 from embeddings_assets.errors import WeightsError
-from embeddings_assets.store.files import exclusive
+from embeddings_assets.io.locks import exclusive
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LONGEST_SAFETENSORS_HEADER = 100_000_000  # the format's own limit

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from embeddings_assets.catalog import MODELS, get_model
 from embeddings_assets.errors import UnknownNameError, WeightsError
+from embeddings_assets.io.locks import exclusive
 from embeddings_assets.settings import RANDOM_WEIGHTS
-from embeddings_assets.store.files import exclusive
 
 LOCK_NAME = "weights.lock"
 LOCK_SCHEMA = 1

@@ -16,8 +16,8 @@ from embeddings_assets.catalog import get_dataset
 from embeddings_assets.errors import EmbeddingsError, StoreError
 
 if TYPE_CHECKING:
+    from embeddings_assets.cli.doctor import Line
     from embeddings_assets.datasets.report import PrepareReport
-    from embeddings_assets.doctor import Line
     from embeddings_assets.extraction.report import Progress as Callback
     from embeddings_assets.extraction.report import SplitReport
     from embeddings_assets.graph.demo import DemoRow

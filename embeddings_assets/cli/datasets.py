@@ -13,7 +13,7 @@ import typer
 from embeddings_assets.errors import EmbeddingsError, StoreError
 
 if TYPE_CHECKING:
-    from embeddings_assets.datasets.download import Progress
+    from embeddings_assets.io.download import Progress
     from embeddings_assets.quality.duplicates import DuplicateGroup
 
 datasets_app = typer.Typer(help="Fetch raw datasets and look into them.", no_args_is_help=True)
@@ -67,7 +67,7 @@ def prepare(
 ) -> None:
     """Read raw datasets, look at every image, and write one manifest per split."""
     from embeddings_assets.catalog import names_of
-    from embeddings_assets.console import (
+    from embeddings_assets.cli.console import (
         note,
         out,
         progress_bar,
@@ -128,7 +128,7 @@ def prepare(
 def datasets_list() -> None:
     """Show every dataset, its licence, and how it is got."""
     from embeddings_assets.catalog import DATASETS
-    from embeddings_assets.console import table
+    from embeddings_assets.cli.console import table
 
     rows = []
     for spec in DATASETS:
@@ -150,7 +150,7 @@ def datasets_fetch(
 ) -> None:
     """Download, check and unpack raw datasets; goes on where it was interrupted."""
     from embeddings_assets.catalog import DatasetSpec, names_of
-    from embeddings_assets.console import err, out, show_error, stoppable
+    from embeddings_assets.cli.console import err, out, show_error, stoppable
     from embeddings_assets.datasets.fetch import fetch_dataset
     from embeddings_assets.settings import Settings
 
@@ -182,7 +182,7 @@ def _byte_bars() -> Iterator[Callable[[str], "Progress"]]:
     """A progress bar in bytes for each file, on a terminal."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-    from embeddings_assets.console import err
+    from embeddings_assets.cli.console import err
 
     with Progress(
         TextColumn("{task.description}", markup=False),
@@ -208,7 +208,7 @@ def datasets_duplicates(
 ) -> None:
     """Show byte-identical images of a dataset: within a split, across its splits, and across datasets."""
     from embeddings_assets.catalog import SPLITS, names_of
-    from embeddings_assets.console import show_error, show_not_compared
+    from embeddings_assets.cli.console import show_error, show_not_compared
     from embeddings_assets.quality.duplicates import are_prepared, find_duplicates
     from embeddings_assets.settings import Settings
     from embeddings_assets.store.schema import MANIFEST_NAME
@@ -236,7 +236,7 @@ def datasets_duplicates(
 
 
 def _show_groups(groups: Sequence["DuplicateGroup"]) -> None:
-    from embeddings_assets.console import out
+    from embeddings_assets.cli.console import out
     from embeddings_assets.quality.duplicates import describe
 
     kinds = {

@@ -15,7 +15,7 @@ import urllib3
 
 from embeddings_assets.catalog import Archive
 from embeddings_assets.errors import RawDataError
-from embeddings_assets.store.files import naming
+from embeddings_assets.io.files import naming
 
 Progress = Callable[[int, int], None]
 """Called with (bytes so far, bytes in all, or 0 where that is not known)."""

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embeddings_assets.children import default_workers
 from embeddings_assets.encoders.encoder import Encoder
 from embeddings_assets.extraction.decoding import Decoders, ImageTask
 from embeddings_assets.extraction.report import Fidelity
-from embeddings_assets.store.files import open_parquet
 from embeddings_assets.store.manifest import Crop, Manifest
+from embeddings_assets.store.parquet import open_parquet
 from embeddings_assets.store.reading import part_files, vectors_of
 from embeddings_assets.store.schema import CROP_COLUMNS, NO_CROP
+from embeddings_assets.workers.process import default_workers
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from embeddings_assets.errors import EmbeddingsError, ImageError, Reason
-from embeddings_assets.image_ends import mended_png, surely_whole
+from embeddings_assets.io.image_ends import mended_png, surely_whole
 
 # Far above any photograph of the datasets; what is larger is not read into memory.
 MOST_BYTES = 256 * 2**20

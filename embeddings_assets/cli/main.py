@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from embeddings_assets.cli_datasets import DatasetOption, datasets_app, prepare
+from embeddings_assets.cli.datasets import DatasetOption, datasets_app, prepare
 from embeddings_assets.errors import EmbeddingsError
 
 app = typer.Typer(
@@ -41,7 +41,7 @@ def run(command: typer.Typer) -> None:
     try:
         command()
     except EmbeddingsError as error:
-        from embeddings_assets.console import show_error
+        from embeddings_assets.cli.console import show_error
 
         show_error(error)
         sys.exit(1)
@@ -84,7 +84,7 @@ def extract(
 ) -> None:
     """Embed datasets and store them as parquet; resumes, reuses, and skips what is already right."""
     from embeddings_assets.catalog import names_of
-    from embeddings_assets.console import err, progress_bars, show_outcomes, stoppable
+    from embeddings_assets.cli.console import err, progress_bars, show_outcomes, stoppable
     from embeddings_assets.extraction.report import ExtractionOptions
     from embeddings_assets.pipeline import EncoderChoice, process_all
     from embeddings_assets.settings import Settings
@@ -133,7 +133,7 @@ def verify(
     """Prove every promise of embedding files from the files alone; exit 1 and a table of what is wrong."""
     from rich.markup import escape
 
-    from embeddings_assets.console import err, out, table
+    from embeddings_assets.cli.console import err, out, table
     from embeddings_assets.settings import Settings
     from embeddings_assets.store.verify import split_folders, verify_split
 
@@ -167,8 +167,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """Show what is ready, what is missing, and how to get it."""
-    from embeddings_assets.console import show_report
-    from embeddings_assets.doctor import examine
+    from embeddings_assets.cli.console import show_report
+    from embeddings_assets.cli.doctor import examine
     from embeddings_assets.settings import Settings
 
     lines = examine(Settings.from_environment())
@@ -183,7 +183,7 @@ def demo(
     remove: Annotated[bool, typer.Option("--remove", help="Delete the demo's data again.")] = False,
 ) -> None:
     """Build six small drawn datasets and materialise every partition with untrained weights."""
-    from embeddings_assets.console import err, out, show_demo, stoppable
+    from embeddings_assets.cli.console import err, out, show_demo, stoppable
     from embeddings_assets.graph.demo import remove_demo, run_demo
     from embeddings_assets.settings import Settings
 
@@ -204,7 +204,7 @@ def weights_fetch(
 ) -> None:
     """Download checkpoints, check them, and record revision and sha256 in weights.lock."""
     from embeddings_assets.catalog import get_model, names_of
-    from embeddings_assets.console import err, out
+    from embeddings_assets.cli.console import err, out
     from embeddings_assets.encoders.weights.fetch import fetch_weights
 
     for name in names_of("model", model):
@@ -219,7 +219,7 @@ def weights_list(root: RootOption = None) -> None:
     """Show which weights each model would use."""
     from rich.markup import escape
 
-    from embeddings_assets.console import table, weights_label
+    from embeddings_assets.cli.console import table, weights_label
     from embeddings_assets.encoders.weights.inventory import list_weights
 
     rows = [
@@ -241,7 +241,7 @@ def weights_list(root: RootOption = None) -> None:
 @weights_app.command("verify")
 def weights_verify(root: RootOption = None) -> None:
     """Hash every checkpoint again and compare with weights.lock; exit 1 if one differs."""
-    from embeddings_assets.console import err, out
+    from embeddings_assets.cli.console import err, out
     from embeddings_assets.encoders.weights.inventory import verify_weights
 
     problems = verify_weights(_weights_root(root))

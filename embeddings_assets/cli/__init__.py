@@ -1,0 +1,1 @@
+"""The command line: every line of typer and rich. What the commands do is in `pipeline.py` and below."""
