@@ -1,6 +1,7 @@
 """Errors a user can mend. Each says what is wrong, in which file, and the command that mends it."""
 
 from enum import StrEnum
+from typing import Any
 
 
 class EmbeddingsError(Exception):
@@ -16,8 +17,15 @@ class EmbeddingsError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.problem, self.remedy)
+
     def __str__(self) -> str:
         return self.problem if self.remedy is None else f"{self.problem}\n  To mend: {self.remedy}"
+
+
+def _rebuilt(kind: type[EmbeddingsError], problem: str, remedy: str | None) -> EmbeddingsError:
+    return kind(problem, remedy=remedy)
 
 
 class UnknownNameError(EmbeddingsError):
@@ -38,6 +46,10 @@ class WeightsError(EmbeddingsError):
 
 class SelfTestError(EmbeddingsError):
     """A library that gives other values than the published code, found before a vector was computed."""
+
+
+class DeviceError(EmbeddingsError):
+    """A GPU that has failed: nothing can be computed on it in this process any more."""
 
 
 class StoreError(EmbeddingsError):

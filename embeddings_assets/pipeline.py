@@ -25,7 +25,7 @@ from embeddings_assets.encoders.encoder import (
 from embeddings_assets.encoders.plan import check_device
 from embeddings_assets.encoders.weights.fetch import find_or_fetch
 from embeddings_assets.encoders.weights.find import find_weights
-from embeddings_assets.errors import EmbeddingsError, SettingsError
+from embeddings_assets.errors import DeviceError, EmbeddingsError, SettingsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.engine import extract_split, store_vectors
 from embeddings_assets.extraction.fidelity import measure_fidelity
@@ -164,7 +164,8 @@ def process_split(
 ) -> SplitReport:
     """Embed one split with one encoder (see `extract_split` for what is raised).
 
-    What is computed in `fast` is compared with `exact` on a sample before it is committed.
+    What is computed in `fast` is compared with `exact` on a sample before it is committed; where that cannot
+    be done, a warning says why, and it is committed without.
     """
     manifest = open_or_prepare(dataset, split, paths)
     fidelity: Fidelity | None = None
@@ -177,8 +178,9 @@ def process_split(
             workers = options.workers if options else None
             fidelity = measure_fidelity(manifest, folder, exact, made, decoding, workers)
             device_bytes = exact.peak_device_bytes()
+        except DeviceError:
+            raise  # what it has computed before is not to be trusted: no commit
         except (EmbeddingsError, MemoryError, OSError) as error:
-            # The vectors are right without it. Anything else may be a device that has failed: no commit then.
             name = f"{holder.plan.spec.name} {dataset}/{split}"
             log.warning("%s: not compared with exact: %s", name, error)
 
@@ -340,6 +342,10 @@ def _process_model(
                     progress=callback,
                     decoders=decoders,
                 )
+            except DeviceError as error:
+                for left in outcomes[outcomes.index(outcome) :]:
+                    left.error = error
+                break
             except EmbeddingsError as error:
                 outcome.error = error
     return outcomes

@@ -81,13 +81,13 @@ def _multiplied(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _resize_in_mode(pixels: np.ndarray, mode: str, size: tuple[int, int], interpolation: str) -> np.ndarray:
     if (pixels.shape[1], pixels.shape[0]) == size:
         return pixels
-    if mode == "P":
+    if mode in ("P", "1"):
         return _nearest(pixels, size)
-    if mode != "RGBA":
+    if mode not in ("RGBA", "LA"):
         return resize(pixels, size, interpolation)
-    alpha = pixels[..., 3:]
-    premultiplied = np.concatenate([_multiplied(pixels[..., :3], alpha).astype(np.uint8), alpha], axis=2)
-    colours, alpha = np.split(resize(premultiplied, size, interpolation).astype(np.int64), [3], axis=2)
+    alpha = pixels[..., -1:]
+    premultiplied = np.concatenate([_multiplied(pixels[..., :-1], alpha).astype(np.uint8), alpha], axis=2)
+    colours, alpha = np.split(resize(premultiplied, size, interpolation).astype(np.int64), [-1], axis=2)
     plain = np.where((alpha == 0) | (alpha == 255), colours, 255 * colours // np.maximum(alpha, 1))
     return np.concatenate([np.minimum(plain, 255), alpha], axis=2).astype(np.uint8)
 
@@ -98,13 +98,15 @@ def to_rgb(pixels: np.ndarray, mode: str, palette: np.ndarray | None = None) -> 
         return pixels
     if mode == "RGBA":
         return pixels[..., :3]
+    if mode == "LA":
+        return np.repeat(pixels[..., :1], 3, axis=2)
     if mode == "P":
         assert palette is not None
         return palette[pixels]
     if mode == "CMYK":
         light = 255 - pixels[..., 3:].astype(np.int64)
         return np.clip(light - _multiplied(pixels[..., :3], light), 0, 255).astype(np.uint8)
-    grey = np.minimum(pixels, 255).astype(np.uint8)
+    grey = np.minimum(pixels * (255 if mode == "1" else 1), 255).astype(np.uint8)
     return np.repeat(grey[..., None], 3, axis=2)
 
 

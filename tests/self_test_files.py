@@ -1,17 +1,20 @@
 """Makes the package's `self_test_data`: `python tests/self_test_files.py`.
 
-Drawings by a formula, in the formats and modes that datasets have, and what the published code gives of them,
-computed in NumPy (published_pixels.py, published_networks.py).
+Drawings by a formula, in the formats and modes that datasets have, and what the published code gives of them:
+decoded by torchvision, preprocessed and embedded in NumPy (published_pixels.py, published_networks.py).
 """
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageFilter
 from published_networks import NETWORKS
 from published_pixels import published_pixels
+from torchvision.io import ImageReadMode, decode_image
 
 from embeddings_assets.catalog import MODELS
 from embeddings_assets.encoders.family import Family, family_of
@@ -19,7 +22,6 @@ from embeddings_assets.encoders.self_test import (
     DATA,
     RECIPES,
     TINY,
-    image_digest,
     tiny_parameters,
     tiny_pixels,
 )
@@ -40,53 +42,73 @@ def drawing(width: int, height: int, channels: int) -> np.ndarray:
     return np.stack(planes, axis=2).astype(np.uint8)
 
 
+# Name, size, mode, radius of a blur, how it is stored. `photo` shrinks fourfold, `tall` changes with the order
+# of a resize's passes, `grey16` has sums beyond black and white.
+FILES: tuple[tuple[str, tuple[int, int], str, int, dict[str, Any]], ...] = (
+    ("photo.jpg", (923, 481), "RGB", 9, {"quality": 20, "subsampling": "4:2:0"}),
+    ("tall.jpg", (270, 571), "RGB", 6, {"quality": 40, "subsampling": "4:2:2", "progressive": True}),
+    ("wide.jpg", (310, 61), "RGB", 0, {"quality": 70, "subsampling": "4:4:4"}),
+    ("grey.jpg", (90, 131), "L", 0, {"quality": 70}),
+    ("cmyk.jpg", (77, 58), "CMYK", 0, {"quality": 70}),
+    ("tiny.png", (5, 3), "RGBA", 0, {}),
+    ("alpha.png", (30, 41), "LA", 0, {}),
+    ("palette.png", (101, 80), "P", 0, {"transparency": 3}),
+    ("bits.png", (61, 43), "1", 0, {"bits": 1}),
+    ("grey16.png", (61, 50), "I;16", 0, {}),
+)
+_CHANNELS = {"L": 1, "1": 1, "I;16": 1, "LA": 2, "P": 3, "RGB": 3}
+
+
+def drawn(width: int, height: int, mode: str) -> np.ndarray:
+    """A drawing in the values of a mode: [height, width(, channels)]."""
+    pixels = drawing(width, height, _CHANNELS.get(mode, 4)).squeeze()
+    if mode == "1":
+        return pixels > 127
+    return np.where(pixels > 127, 65535, 0).astype(np.uint16) if mode == "I;16" else pixels
+
+
 def _image(width: int, height: int, mode: str) -> Image.Image:
-    if mode == "I;16":
-        return Image.fromarray(drawing(width, height, 1)[..., 0].astype(np.uint16) * 2)
-    pixels = drawing(width, height, {"L": 1, "P": 3, "RGB": 3}.get(mode, 4))
+    pixels = drawn(width, height, mode)
     if mode == "P":
         return Image.fromarray(pixels).quantize(64, dither=Image.Dither.NONE)
+    if mode in ("1", "I;16"):
+        return Image.fromarray(pixels)
     return Image.frombytes(mode, (width, height), pixels.tobytes())
 
 
 def write_files(folder: Path) -> None:
     """Write the images. Other versions may compress them otherwise: records are of the files as they are."""
-    jpeg = {"quality": 70}
-    for name, size, mode, options in (
-        ("photo.jpg", (161, 121), "RGB", {**jpeg, "subsampling": "4:2:0"}),
-        ("tall.jpg", (270, 571), "RGB", {"quality": 40, "subsampling": "4:2:2", "progressive": True}),
-        ("wide.jpg", (310, 61), "RGB", {**jpeg, "subsampling": "4:4:4"}),
-        ("grey.jpg", (90, 131), "L", jpeg),
-        ("cmyk.jpg", (77, 58), "CMYK", jpeg),
-        ("tiny.png", (5, 3), "RGBA", {}),
-        ("palette.png", (101, 80), "P", {"transparency": 3}),
-        ("grey16.png", (61, 50), "I;16", {}),
-    ):
+    for name, size, mode, blur, options in FILES:
         image = _image(*size, mode)
-        if name == "tall.jpg":  # softer, so that the largest of the files stays small
-            image = image.filter(ImageFilter.BoxBlur(6))
-        image.save(folder / name, **options)
+        (image.filter(ImageFilter.BoxBlur(blur)) if blur else image).save(folder / name, **options)
 
 
-def records_of(name: str) -> dict[str, str]:
-    """What `expected.json` says of a file, from its pixels by NumPy."""
-    with Image.open(DATA / name) as image:
-        image.load()
+def decoded_elsewhere(name: str, mode: str) -> np.ndarray:
+    """A file's pixels by torchvision's decoders, in the values of Pillow's mode."""
+    data = torch.frombuffer(bytearray((DATA / name).read_bytes()), dtype=torch.uint8)
+    pixels = decode_image(data, mode=ImageReadMode.UNCHANGED).permute(1, 2, 0).numpy().squeeze()
+    if mode == "CMYK":
+        return 255 - pixels  # as they are stored: Adobe inverts them
+    return pixels > 0 if mode == "1" else pixels
+
+
+def records_of(name: str, mode: str) -> dict[str, str]:
+    """What `expected.json` says of a file."""
+    pixels = decoded_elsewhere(name, mode)
     palette = None
-    if image.mode == "P":
+    if mode == "P":
+        with Image.open(DATA / name) as image:
+            found = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
         palette = np.zeros((256, 3), dtype=np.uint8)
-        found = np.array(image.getpalette(), dtype=np.uint8).reshape(-1, 3)
         palette[: len(found)] = found
-    pixels = np.asarray(image)
-    return {
-        "decoded": image_digest(image),
-        **{
-            recipe: hashlib.sha256(
-                np.ascontiguousarray(published_pixels(model, pixels, image.mode, palette)).tobytes()
-            ).hexdigest()
-            for recipe, model in _RECIPE_MODELS.items()
-        },
-    }
+    height, width = pixels.shape[:2]
+    stored = np.packbits(pixels, axis=1) if mode == "1" else pixels
+    header = f"{mode} {(width, height)} ".encode()
+    records = {"decoded": hashlib.sha256(header + stored.tobytes()).hexdigest()}
+    for recipe, model in _RECIPE_MODELS.items():
+        prepared = np.ascontiguousarray(published_pixels(model, pixels, mode, palette))
+        records[recipe] = hashlib.sha256(prepared.tobytes()).hexdigest()
+    return records
 
 
 def vectors_of(encoder: str, family: Family) -> np.ndarray:
@@ -102,7 +124,7 @@ def main() -> None:
     DATA.mkdir(exist_ok=True)
     write_files(DATA)
     expected = {
-        "pixels": {path.name: records_of(path.name) for path in sorted(DATA.glob("*.[jp][pn]g"))},
+        "pixels": {name: records_of(name, mode) for name, _, mode, _, _ in FILES},
         "vectors": {
             spec.encoder: vectors_of(spec.encoder, family_of(spec)).astype(np.float32).tolist()
             for spec in MODELS

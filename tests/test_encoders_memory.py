@@ -9,7 +9,7 @@ import torch
 
 from embeddings_assets.encoders.encoder import unused_gpu
 from embeddings_assets.encoders.shortage import device_errors
-from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.errors import DeviceError
 
 _LIMITED = """
 import resource, sys
@@ -115,7 +115,7 @@ def test_other_failures_of_a_device_stay_what_they_are(said: str) -> None:
 
 def test_a_failed_gpu_is_an_error_with_a_way_out() -> None:
     error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nCompile with ...")
-    with pytest.raises(EmbeddingsError) as failed, device_errors():
+    with pytest.raises(DeviceError) as failed, device_errors():
         raise error
     assert "illegal memory access" in failed.value.problem
     assert "\n" not in failed.value.problem

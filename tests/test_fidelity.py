@@ -10,11 +10,13 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from image_tree import CLASSES, DATASET, write_tree
 from stub_encoder import StubEncoder
 
 from embeddings_assets.catalog import get_model
-from embeddings_assets.errors import StoreError, WeightsError
+from embeddings_assets.encoders.shortage import device_errors
+from embeddings_assets.errors import DeviceError, StoreError, WeightsError
 from embeddings_assets.extraction.decoding import Decoders
 from embeddings_assets.extraction.fidelity import LEAST_SAMPLE, SAMPLE, measure_fidelity
 from embeddings_assets.extraction.memory import peak_bytes
@@ -198,11 +200,12 @@ def test_a_device_that_fails_while_it_compares_commits_nothing(
     mine: DataPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(holder: StubHolder) -> StubEncoder:
-        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        with device_errors():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
     with monkeypatch.context() as patch:
         patch.setattr(StubHolder, "exact", fail)
-        with pytest.raises(RuntimeError, match="illegal memory access"):
+        with pytest.raises(DeviceError, match="illegal memory access"):
             embed(mine, "test")
     report = embed(mine, "test")
     assert (report.computed, report.resumed) == (0, report.rows)

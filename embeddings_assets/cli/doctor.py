@@ -10,6 +10,7 @@ from typing import Literal
 from embeddings_assets.catalog import DATASETS, MODELS, SPLITS, DatasetSpec
 from embeddings_assets.datasets.layouts.parsing import cannot_read
 from embeddings_assets.datasets.status import RawStatus, raw_status
+from embeddings_assets.encoders.encoder import resolve_device
 from embeddings_assets.encoders.self_test import network_fault, pixel_fault
 from embeddings_assets.encoders.weights.inventory import list_weights
 from embeddings_assets.errors import EmbeddingsError, StoreError
@@ -162,11 +163,12 @@ def _versions() -> list[Line]:
 def _self_test() -> Line:
     """Whether images and networks give the published values here, which `exact` asks before any vector."""
     try:
-        faults = [pixel_fault(), *(network_fault(model, "cpu") for model in MODELS)]
-    except (EmbeddingsError, ImportError) as error:
+        device = resolve_device("auto")
+        faults = [pixel_fault(), *(network_fault(model, device) for model in MODELS)]
+    except (EmbeddingsError, ImportError, OSError, MemoryError, RuntimeError) as error:
         return Line("versions", "self-test", "wrong", f"cannot run ({error})", _REINSTALL)
     for fault in faults:
         if fault is not None:
             return Line("versions", "self-test", "wrong", fault.problem, fault.remedy)
-    families = ", ".join(model.name for model in MODELS)
-    return Line("versions", "self-test", "ready", f"pixels and networks as published: {families}")
+    names = ", ".join(model.name for model in MODELS)
+    return Line("versions", "self-test", "ready", f"images and networks as published, on {device}: {names}")

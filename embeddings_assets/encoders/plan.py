@@ -76,11 +76,17 @@ class EncoderPlan:
 
         Raises:
             ImageError: the image's proportions are beyond what is resized.
+            SelfTestError: as `to_pixels`.
         """
         return self.to_pixels()(image)
 
     def to_pixels(self) -> Callable[[Image.Image], npt.NDArray[np.uint8]]:
-        """`pixels`, as something to send to another process: it can be pickled and brings no weights."""
+        """`pixels`, as something to send to another process: it can be pickled and brings no weights.
+
+        Raises:
+            SelfTestError: images are not prepared here as by the published code, and the profile is `exact`.
+        """
+        require_pixels(self.precision)
         return self.recipe.pixels if self.precision == "exact" else self.recipe.pixels_fast
 
     def exact(self) -> "EncoderPlan":
@@ -134,14 +140,11 @@ def plan_encoder(
         UnknownNameError: no such model.
         SettingsError: a precision, width or device outside its closed list.
         WeightsError: as `find_weights`.
-        SelfTestError: images are decoded or preprocessed otherwise here than by the published code, and the
-            profile is `exact`.
     """
     spec = get_model(model)
     if precision not in PRECISIONS:
         raise SettingsError(f"precision is {precision!r}; it can be {' or '.join(map(repr, PRECISIONS))}.")
     check_device(device)
-    require_pixels(precision)
     return EncoderPlan(
         spec=spec,
         source=weights if isinstance(weights, WeightsSource) else find_weights(spec.name, weights),

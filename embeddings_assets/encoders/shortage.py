@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 
-from embeddings_assets.errors import EmbeddingsError
+from embeddings_assets.errors import DeviceError
 
 # Only torch's own allocator on GPUs has an exception class of its own. All else says it in words (patterns).
 _MEMORY_IS_SHORT = (
@@ -24,11 +24,11 @@ _MEMORY_IS_SHORT = (
 
 @contextlib.contextmanager
 def device_errors() -> Iterator[None]:
-    """Let what torch and its libraries raise be a MemoryError where memory is short, and clear otherwise.
+    """Translate what torch and its libraries raise.
 
     Raises:
         MemoryError: memory is short.
-        EmbeddingsError: the GPU failed; nothing can be computed on it in this process any more.
+        DeviceError: the GPU failed.
     """
     import torch
 
@@ -42,8 +42,9 @@ def device_errors() -> Iterator[None]:
             raise MemoryError(str(error)) from error
         if isinstance(error, torch.AcceleratorError):
             reason = str(error).split("\n", 1)[0]
-            raise EmbeddingsError(
+            raise DeviceError(
                 f"The GPU failed ({reason}).",
-                remedy="look at nvidia-smi, then run the same command again; or use --device cpu",
+                remedy="look at nvidia-smi and at whether this torch is built for the GPU; then run the same "
+                "command again, or use --device cpu",
             ) from error
         raise
