@@ -49,8 +49,8 @@ def queued_rate(
         synchronise()
         return time.perf_counter() - started
 
-    timed(3)  # kernels are chosen and memory is reserved
-    passes = max(1, round(seconds / (timed(3) / 3)))
+    timed(1)  # kernels are chosen and memory is reserved
+    passes = max(1, round(seconds / timed(1)))
     return passes * len(batch) / timed(passes)
 
 

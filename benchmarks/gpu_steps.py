@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ import numpy as np
 import torch
 from bench import Bench, pixels_of
 from ceilings import decode_rate, forward_rate, queued_rate
-from images import DATASET, SPLIT, build_tree, drawn
+from images import DATASET, SPLIT, build_tree, drawn, jpeg_files
 
 from embeddings_assets.catalog import MODELS, get_model
 from embeddings_assets.datasets.processed import prepare_dataset
@@ -63,7 +65,7 @@ class Context:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.device: str = options.device
+        self.device: str = "cuda:0" if options.device == "cuda" else options.device
         self.on_gpu = self.device.startswith("cuda")
         self.tiny: bool = options.tiny
         self.work: Path = options.work
@@ -73,8 +75,20 @@ class Context:
         self.rival_count = 4 if self.tiny else 1000 if self.on_gpu else 16
         self.batch_sizes = (2, 4) if self.tiny else (64, 128, 256, 512, 1024) if self.on_gpu else (8, 32)
 
+    def first_model(self) -> str:
+        """The last model that can be had: DINOv2 and Franca are the slowest, CLIP needs a library."""
+        for model in reversed(self.models):
+            if has_library(model):
+                return model
+        raise UnavailableError("no model whose library is installed")
+
+    def skip_in_dry_run(self, model: str) -> None:
+        """Where one model exercises the code as well as four, a dry run saves the time."""
+        if self.tiny and model != self.first_model():
+            raise UnavailableError("a dry run does this with one model")
+
     def photographs(self, count: int) -> list[Path]:
-        return sorted(self._folder().rglob("*.jp*g"))[:count]
+        return jpeg_files(self._folder())[:count]
 
     def tree(self, name: str, count: int) -> DataPaths:
         """A prepared data root with so many images in one split."""
@@ -101,16 +115,20 @@ class Context:
 
 def run_step(options: argparse.Namespace) -> None:
     """One step, or what a step runs in a process of its own."""
+    if options.step in STEPS:
+        threading.Thread(target=end_with_parent, daemon=True).start()
     if options.tiny:
         shrink_networks()
-    if ":" in options.device:
-        torch.cuda.set_device(options.device)
     context = Context(options)
-    {
-        **{"parity": parity, "throughput": throughput, "rivals": rivals, "memory": memory, "resume": resume},
-        **{"variants": variants, "start": start},
-        **{"killed": killed, "hold": hold, "first-batch": first_batch},
-    }[options.step](context)
+    if context.on_gpu:
+        torch.cuda.set_device(context.device)
+    {**STEPS, **PARTS}[options.step](context)
+
+
+def end_with_parent() -> None:
+    """End this process and those it has started when the one that started it is gone."""
+    os.read(0, 1)  # not sys.stdin, whose lock a forked process would wait for
+    os.killpg(0, signal.SIGKILL)
 
 
 def shrink_networks() -> None:
@@ -167,38 +185,35 @@ def difference(a: np.ndarray, b: np.ndarray) -> Result:
 
 
 def parity(context: Context) -> None:
-    for_each_model(context, partial(parity_of, context, kit_weights(context)))
+    for_each_model(context, partial(parity_of, context))
 
 
-def kit_weights(context: Context) -> Path | None:
+@functools.cache
+def kit_weights(kit: Path, folder: Path) -> Path:
     """The kit's seeded full-size checkpoints, made on the spot."""
-    kit: Path | None = context.options.kit
-    if kit is None or context.tiny:
-        return None
-    folder = context.work / "kit"
-    command = [sys.executable, str(kit / "make_weights.py"), str(folder)]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([sys.executable, str(kit / "make_weights.py"), str(folder)], check=True)
     return folder
 
 
-def parity_of(context: Context, weights: Path | None, model: str) -> Result:
+def parity_of(context: Context, model: str) -> Result:
     found: Result = {}
     kit = context.options.kit
     options: Result = {}
     files = context.photographs(4 if context.tiny else 32)
-    if weights is None:
-        found["published"] = {"reason": "no --kit" if kit is None else "the kit's networks are of full size"}
-    else:
-        checkpoint, tag = KIT_WEIGHTS[model]
-        options = {"weights": weights / checkpoint}
+    with_kit = kit is not None and not context.tiny
+    checkpoint, tag = KIT_WEIGHTS[model]
+    if with_kit:
+        options = {"weights": kit_weights(kit, context.work / "kit") / checkpoint}
         files = [kit / "images" / name for names in KIT_IMAGES.values() for name in names]
+    else:
+        found["published"] = {"reason": "no --kit" if kit is None else "the kit's networks are of full size"}
     encoders = {
         "here": context.plan(model, **options).load(),
         "cpu": context.plan(model, **{**options, "device": "cpu"}).load(),
         "fast": context.plan(model, "fast", **options).load(),
     }
     vectors = {name: encoder.encode(pixels_of(encoder, files)) for name, encoder in encoders.items()}
-    if weights is not None:
+    if with_kit:
         parts = [np.load(kit / "reference" / f"{tag}.{part}.npy") for part in KIT_IMAGES]
         found["published"] = difference(vectors["here"], np.concatenate(parts))
     found["own_on_cpu"] = difference(vectors["here"], vectors["cpu"])
@@ -210,6 +225,8 @@ def parity_of(context: Context, weights: Path | None, model: str) -> Result:
     found["self_test_max_abs"] = float(np.abs(tiny_vectors(spec, encoders["here"].device) - expected).max())
     for encoder in encoders.values():
         encoder.close()
+    if found["own_on_cpu"]["bound"] is None:
+        found["error"] = f"exact is more than {BOUNDS[-1]} off the CPU's vectors"
     return found
 
 
@@ -227,20 +244,24 @@ def throughput(context: Context) -> None:
 
 
 def throughput_of(context: Context, paths: DataPaths, model: str, precision: str) -> Result:
+    if precision == "fast":
+        context.skip_in_dry_run(model)
     bench = Bench(model, precision, "random", paths, context.device)
-    bare = {size: attempt(partial(bare_rate, context, bench, size)) for size in context.batch_sizes}
-    with Decoders() as decoders:
+    with contextlib.closing(bench.holder), Decoders() as decoders:
+        sizes = context.batch_sizes if precision == "fast" else context.batch_sizes[::2]
+        bare = {size: attempt(partial(bare_rate, context, bench, size)) for size in sizes}
         decoded = decode_rate(
-            decoders, bench.holder.to_pixels(), bench.tasks, bench.batch_size, 3 * context.seconds
+            decoders, bench.holder.to_pixels(), bench.tasks, bench.batch_size, 2 * context.seconds
         )
-    ours = bench.end_to_end()
-    bench.holder.close()
-    ceiling = min(decoded, max(found.get("images_per_second", 0.0) for found in bare.values()))
+        bench.forget()
+        ours = bench.run(decoders)
+    fastest = max(found.get("images_per_second", 0.0) for found in bare.values())
+    rate = ours["images_per_second_without_load"]
     return {
         "bare": bare,
         "decode_images_per_second": decoded,
         "end_to_end": ours,
-        "share_of_ceiling": ours["images_per_second"] / ceiling,
+        "share_of_ceiling": rate / min(decoded, fastest) if fastest else None,
         "load_seconds": bench.load_seconds,
     }
 
@@ -291,7 +312,7 @@ def available_decoders() -> dict[str, Callable[[bytes], object]]:
 
 
 def rivals(context: Context) -> None:
-    """In this process nothing of ours is set; ours runs after, on the same files."""
+    """What people run otherwise, then ours on the same files; all are loaded and warm before they count."""
     paths = context.tree("rivals", context.rival_count)
     for_each_model(context, partial(rivals_of, context, paths))
 
@@ -299,43 +320,46 @@ def rivals(context: Context) -> None:
 def rivals_of(context: Context, paths: DataPaths, model: str) -> Result:
     from rivals import RIVALS, rate, start_rivals
 
-    files = sorted(paths.processed_split(DATASET, SPLIT).rglob("*.jpg"))
-    start_rivals(context.plan(model), context.device)
-    found: Result = {"images": len(files), "rivals": {}}
-    first = {name: RIVALS[name](files[: len(files) // 4 + 1]) for name in RIVALS}  # makes them warm
-    for name in RIVALS:
-        found["rivals"][name] = {"images_per_second": rate(name, files)}
-    bench = Bench(model, "exact", "random", paths, context.device)
+    files = jpeg_files(paths.processed_split(DATASET, SPLIT))
+    few = files[:32]
     encoder = context.plan(model).load()
-    for name, vectors in first.items():
-        reference = encoder.encode(pixels_of(encoder, files[: len(vectors)]))
-        found["rivals"][name]["min_cosine"] = float((vectors * reference).sum(axis=1).min())
+    reference = encoder.encode(pixels_of(encoder, few))
     encoder.close()
-    fastest = max(rival["images_per_second"] for rival in found["rivals"].values())
-    for precision in ("exact", "fast"):
+    start_rivals(context.plan(model), context.device)
+
+    def measure(name: str) -> Result:
+        vectors = RIVALS[name](few)  # which makes it warm
+        own = files if "DataLoader" in name else files[:256]
+        cosine = float((vectors * reference).sum(axis=1).min())
+        return {"images_per_second": rate(name, own), "images": len(own), "min_cosine": cosine}
+
+    found: Result = {"rivals": {name: attempt(partial(measure, name)) for name in RIVALS}}
+    fastest = max(rival.get("images_per_second", 0.0) for rival in found["rivals"].values())
+    for precision in ("exact",) if context.tiny else ("exact", "fast"):
         bench = Bench(model, precision, "random", paths, context.device)
-        ours = bench.end_to_end()
-        bench.holder.close()
+        with contextlib.closing(bench.holder), Decoders() as decoders:
+            decode_rate(decoders, bench.holder.to_pixels(), bench.tasks, bench.batch_size, 0.0)
+            bench.forget()
+            ours = bench.run(decoders)
         found[precision] = {
-            "images_per_second": ours["images_per_second"],
-            "without_load": ours["images_per_second_without_load"],
-            "against_fastest": ours["images_per_second"] / fastest,
+            "images_per_second": ours["images_per_second_without_load"],
+            "with_load": ours["images_per_second"],
+            "against_fastest": ours["images_per_second_without_load"] / fastest if fastest else None,
         }
     return found
 
 
 def memory(context: Context) -> None:
-    model = context.models[-1]
     paths = context.tree("memory", max(context.batch_sizes) * 2)
-    found: Result = {"model": model}
-    found["too_large"] = attempt(partial(too_large, context, paths, model))
+    found: Result = {"too_large": attempt(partial(too_large, context, paths))}
     context.keep(found)
-    found["held_by_another"] = attempt(partial(held_by_another, context, paths, model))
+    found["held_by_another"] = attempt(partial(held_by_another, context, paths))
     context.keep(found)
 
 
-def too_large(context: Context, paths: DataPaths, model: str) -> Result:
+def too_large(context: Context, paths: DataPaths) -> Result:
     """A batch far beyond what may be allocated is halved until it fits; the vectors are the same."""
+    model = context.first_model()
     bench = Bench(model, "exact", "random", paths, context.device)
     target = paths.embeddings_split(model, DATASET, SPLIT)
     size = max(context.batch_sizes)
@@ -350,7 +374,8 @@ def too_large(context: Context, paths: DataPaths, model: str) -> Result:
     bench.holder.close()
     if report["batch_size"] >= size:
         raise RuntimeError(f"batches of {size} were not cut")
-    return {"asked": size, "used": report["batch_size"], **difference(vectors, undisturbed)}
+    found = {"model": model, "asked": size, "used": report["batch_size"]}
+    return {**found, **difference(vectors, undisturbed)}
 
 
 @contextlib.contextmanager
@@ -384,23 +409,27 @@ def little_memory(context: Context, bench: Bench) -> Iterator[None]:
         torch.cuda.set_per_process_memory_fraction(1.0, context.device)
 
 
-def held_by_another(context: Context, paths: DataPaths, model: str) -> Result:
-    """Another process has all but 3 GB of the memory; the run goes on beside it."""
+def held_by_another(context: Context, paths: DataPaths) -> Result:
+    """Another process has all but 3 GB of the memory; the run goes on beside it, with the same vectors."""
     if not context.on_gpu:
         raise UnavailableError("needs the memory of a GPU")
+    model = context.first_model()
+    target = paths.embeddings_split(model, DATASET, SPLIT)
+    before = load_matrix(target)
     bench = Bench(model, "exact", "random", paths, context.device)
     bench.forget()
     bench.holder.close()
     holder = subprocess.Popen(again("hold"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
-        free = holder.stdout.readline().strip()
+        free = float(holder.stdout.readline())
         with Decoders() as decoders:
             report = bench.run(decoders, ExtractionOptions(batch_size=max(context.batch_sizes)))
     finally:
         holder.kill()
         holder.wait()
-    return {"left_free_gb": float(free), "used": report["batch_size"], "computed": report["computed"]}
+    found = {"left_free_gb": free, "used": report["batch_size"], "computed": report["computed"]}
+    return {**found, **difference(load_matrix(target), before)}
 
 
 def hold(context: Context) -> None:
@@ -428,14 +457,11 @@ def again(step: str, *more: str) -> list[str]:
 
 
 def resume(context: Context) -> None:
-    paths = context.tree("resume", context.count)
-    model = next(model for model in reversed(context.models) if has_library(model))
-    found: Result = {"model": model}
-    found.update(attempt(partial(resume_of, context, paths, model)))
-    context.keep(found)
+    context.keep(attempt(partial(resume_of, context, context.tree("resume", context.count))))
 
 
-def resume_of(context: Context, paths: DataPaths, model: str) -> Result:
+def resume_of(context: Context, paths: DataPaths) -> Result:
+    model = context.first_model()
     bench = Bench(model, "exact", "random", paths, context.device)
     options = shards_of(context)
     target = paths.embeddings_split(model, DATASET, SPLIT)
@@ -460,7 +486,10 @@ def resume_of(context: Context, paths: DataPaths, model: str) -> Result:
         raise RuntimeError(
             f"the run to be killed ended with {code}; {resumed['resumed']} images were resumed"
         )
+    found: Result = {} if after == second == undisturbed else {"error": "the same images give other bytes"}
     return {
+        **found,
+        "model": model,
         "same_bytes_after_kill": after == undisturbed,
         "same_bytes_twice": second == undisturbed,
         "resumed": resumed["resumed"],
@@ -492,7 +521,8 @@ def killed(context: Context) -> None:
 
 
 def variants(context: Context) -> None:
-    for_each_model(context, partial(variants_of, context))
+    found = {"JPEG decoding on the GPU": attempt(partial(decode_on_gpu, context))}
+    for_each_model(context, partial(variants_of, context), found)
 
 
 def variants_of(context: Context, model: str) -> Result:
@@ -519,15 +549,13 @@ def variants_of(context: Context, model: str) -> Result:
         "bfloat16": (plan, lambda module: module),
         "float16": (replace(plan, compute_dtype="float16"), lambda module: module),
         "channels-last": (plan, lambda module: module.to(memory_format=torch.channels_last)),
-        "torch.compile": (plan, compiled),
-        "CUDA graphs": (plan, graphs),
     }
-    found: Result = {
+    if model == context.first_model():  # half a minute each
+        measured |= {"torch.compile": (plan, compiled), "CUDA graphs": (plan, graphs)}
+    return {
         name: attempt(partial(variant, context, chosen, change, pixels, reference))
         for name, (chosen, change) in measured.items()
     }
-    found["JPEG decoding on the GPU"] = attempt(partial(decode_on_gpu, context, files))
-    return found
 
 
 def variant(
@@ -542,26 +570,40 @@ def variant(
     synchronise = torch.cuda.synchronize if context.on_gpu else lambda: None
     started = time.perf_counter()
     with torch.inference_mode(), ieee_float32():
-        batch = encoder.normalised_pixels(pixels)
+        layout = torch.channels_last if encoder_is_channels_last(encoder) else torch.contiguous_format
+        batch = encoder.normalised_pixels(pixels).contiguous(memory_format=layout)
         native = module(batch).float().cpu().numpy()[: len(reference)]
         first = time.perf_counter() - started
         rate = queued_rate(module, batch, context.seconds, synchronise)
     encoder.close()
+    del module
+    torch._dynamo.reset()
     vectors = native / np.linalg.norm(native, axis=1, keepdims=True)
     cosine = float((vectors * reference).sum(axis=1).min())
     return {"images_per_second": rate, "min_cosine": cosine, "first_batch_seconds": first}
 
 
-def decode_on_gpu(context: Context, files: list[Path]) -> Result:
+def encoder_is_channels_last(encoder: Encoder) -> bool:
+    """Whether the patches are embedded in that layout."""
+    assert encoder._model is not None
+    weights = (values for values in encoder._model.parameters() if values.ndim == 4)
+    return any(values.is_contiguous(memory_format=torch.channels_last) for values in weights)
+
+
+def decode_on_gpu(context: Context) -> Result:
     """Images per second, and how many values differ from Pillow's and by how much."""
     if not context.on_gpu:
         raise UnavailableError("nvJPEG needs a GPU")
     from PIL import Image
     from torchvision.io import ImageReadMode, decode_jpeg
 
+    files = context.photographs(64)
     data = [torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8) for path in files]
     decode = partial(decode_jpeg, mode=ImageReadMode.RGB, device=context.device)
-    decoded = decode(data)
+    try:
+        decoded = decode(data)
+    except RuntimeError as error:
+        raise UnavailableError(f"this torchvision does not decode there ({error})") from error
     torch.cuda.synchronize()
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < context.seconds:
@@ -585,19 +627,45 @@ def start(context: Context) -> None:
 
 
 def start_of(context: Context, model: str) -> Result:
+    """A process that imports what a run imports, loads one model, and embeds one batch."""
+    context.skip_in_dry_run(model)
     started = time.time()
-    shown = subprocess.run(
-        again("first-batch", "--models", model), check=True, capture_output=True, text=True
-    )
+    code = FIRST_BATCH_OF_ONE_LAYER if context.tiny else FIRST_BATCH
+    command = [sys.executable, "-c", code, model, context.device]
+    shown = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
     found: Result = json.loads(shown.stdout.splitlines()[-1])
     return {"until_first_batch": found.pop("at") - started, **found}
 
 
-def first_batch(context: Context) -> None:
-    """Load one model and embed one image; says when that was done, and how long loading took."""
-    began = time.perf_counter()
-    encoder = context.plan(context.models[0]).load()
-    loaded = time.perf_counter()
-    encoder.encode(np.zeros((1, 224, 224, 3), dtype=np.uint8))
-    found = {"at": time.time(), "load": loaded - began, "first_batch": time.perf_counter() - loaded}
-    print(json.dumps(found), flush=True)
+FIRST_BATCH = """
+import json, sys, time
+import numpy as np
+from embeddings_assets.extraction.batching import choose_batch_size
+from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
+
+holder = EncoderHolder(EncoderChoice(weights="random", device=sys.argv[2]).plan(sys.argv[1]))
+began = time.perf_counter()
+encoder = holder.load()
+loaded = time.perf_counter()
+size = choose_batch_size(holder)
+encoder.encode(np.zeros((size, 224, 224, 3), dtype=np.uint8))
+found = {"at": time.time(), "load": loaded - began, "first_batch": time.perf_counter() - loaded, "size": size}
+print(json.dumps(found), flush=True)
+"""
+FIRST_BATCH_OF_ONE_LAYER = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from gpu_steps import shrink_networks
+shrink_networks()
+{FIRST_BATCH}"""
+
+STEPS: dict[str, Callable[[Context], None]] = {
+    "parity": parity,
+    "throughput": throughput,
+    "rivals": rivals,
+    "memory": memory,
+    "resume": resume,
+    "start": start,
+    "variants": variants,
+}
+PARTS: dict[str, Callable[[Context], None]] = {"killed": killed, "hold": hold}

@@ -24,9 +24,14 @@ def drawn(folder: Path, count: int = 200) -> Path:
     return folder
 
 
+def jpeg_files(folder: Path) -> list[Path]:
+    """The JPEG files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+
+
 def build_tree(root: Path, images: Path, count: int, split: str) -> DataPaths:
     """A data root with `count` files in one split, and one in each other."""
-    sources = sorted(path for path in images.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    sources = jpeg_files(images)
     paths = DataPaths.from_root(root)
     for name in ("train", "validation", "test"):
         for number in range(count if name == split else 1):

@@ -5,6 +5,7 @@ They run in a process of their own, in which nothing of ours is set.
 Used by `engine.py`; nothing here is run by itself.
 """
 
+import functools
 import importlib.util
 import multiprocessing
 import time
@@ -16,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from sentence_clip import sentence_clip
 from torchvision import transforms
 
 from embeddings_assets.encoders.family import family_of
@@ -47,7 +47,7 @@ class Images(torch.utils.data.Dataset):
 
 
 class Rivals:
-    """The ways to run the model of a plan in `exact`, by name; all are loaded by then."""
+    """The ways to run the model of a plan in `exact`, by name; all are loaded once they have run."""
 
     def __init__(self, plan: EncoderPlan, device: str) -> None:
         spawn = multiprocessing.get_context("spawn")
@@ -86,8 +86,11 @@ def start_rivals(plan: EncoderPlan, device: str) -> None:
         published = _open_clip_transform()
         RIVALS["open_clip + DataLoader"] = lambda files: _loader(files, module, published, device)
         if importlib.util.find_spec("sentence_transformers"):
-            sentences = sentence_clip(module, device)
-            RIVALS["sentence-transformers"] = lambda files: _sentences(files, sentences)
+            from sentence_clip import sentence_clip
+
+            # Made on first use: what goes wrong with it is its own.
+            sentences = functools.cache(lambda: sentence_clip(module, device))
+            RIVALS["sentence-transformers"] = lambda files: _sentences(files, sentences())
 
 
 def _names() -> list[str]:

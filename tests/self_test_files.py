@@ -42,8 +42,8 @@ def drawing(width: int, height: int, channels: int) -> np.ndarray:
     return np.stack(planes, axis=2).astype(np.uint8)
 
 
-# Name, size, mode, radius of a blur, how it is stored. `photo` shrinks fourfold, `tall` changes with the order
-# of a resize's passes, `grey16` has sums beyond black and white.
+# Name, size, mode, radius of a blur, how it is stored. `photo` shrinks fourfold, `tall` changes with the
+# order of a resize's passes, `grey16` has sums beyond black and white.
 FILES: tuple[tuple[str, tuple[int, int], str, int, dict[str, Any]], ...] = (
     ("photo.jpg", (923, 481), "RGB", 9, {"quality": 20, "subsampling": "4:2:0"}),
     ("tall.jpg", (270, 571), "RGB", 6, {"quality": 40, "subsampling": "4:2:2", "progressive": True}),

@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,7 @@ def test_the_engine_is_measured_against_ceilings_and_rivals_without_dagster(
     assert 0 < written["loading"]["size_vs_raw"] < 1.1
 
 
-GPU_STEPS = ["parity", "throughput", "rivals", "memory", "resume", "variants", "start"]
+GPU_STEPS = ["parity", "throughput", "rivals", "memory", "resume", "start", "variants"]
 
 
 def test_the_gpu_benchmark_runs_every_step_on_a_cpu(tmp_path: Path, without_faces: dict[str, str]) -> None:
@@ -105,32 +106,55 @@ def test_the_gpu_benchmark_runs_every_step_on_a_cpu(tmp_path: Path, without_face
     steps = json.loads(result.read_text())["steps"]
     assert list(steps) == GPU_STEPS
     parity = steps["parity"]["CLIP"]
-    assert (parity["own_on_cpu"]["bound"], parity["same_bytes_twice"]) == (2e-6, True)
-    assert parity["self_test_max_abs"] < 5e-6
+    assert parity["same_bytes_twice"]
+    assert parity["self_test_max_abs"] < 2e-6
     assert 0.999 < parity["fast_against_exact"]["min_cosine"] <= 1
+    assert parity["published"].keys() == {"reason"}
     for measured in (steps["throughput"]["CLIP"][profile] for profile in ("exact", "fast")):
-        assert set(measured["bare"]) == {"2", "4"}
+        assert {"images_per_second", "peak_device_gb"} == set(measured["bare"]["2"])
         assert measured["end_to_end"]["computed"] == 16
     assert set(steps["rivals"]["CLIP"]["rivals"]) == CLIP_RIVALS
-    assert {"float16", "torch.compile", "channels-last", "CUDA graphs"} < set(steps["variants"]["CLIP"])
-    assert steps["start"]["CLIP"]["until_first_batch"] > steps["start"]["CLIP"]["load"] > 0
+    assert all(rival["min_cosine"] > 0.99 for rival in steps["rivals"]["CLIP"]["rivals"].values())
     assert (steps["memory"]["too_large"]["used"], steps["memory"]["too_large"]["bound"]) == (1, 2e-6)
     assert steps["memory"]["held_by_another"].keys() == {"reason"}
     resumed = steps["resume"]
     assert (resumed["same_bytes_after_kill"], resumed["same_bytes_twice"]) == (True, True)
     assert (resumed["unchanged"]["status"], resumed["one_per_cent"]["computed"]) == ("unchanged", 1)
     assert 0 < resumed["resumed"] < 16
+    assert steps["start"]["CLIP"]["until_first_batch"] > steps["start"]["CLIP"]["load"] > 0
+    assert {"bfloat16", "float16", "channels-last", "torch.compile"} < set(steps["variants"]["CLIP"])
 
 
-def test_the_gpu_benchmark_keeps_what_it_has_when_time_is_up(tmp_path: Path) -> None:
-    result = tmp_path / "gpu.json"
-    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny", "--json", str(result)]
-    ended = subprocess.run([*command, "--minutes", "0.15"], check=False, capture_output=True)
-    assert ended.returncode == 1
-    steps = json.loads(result.read_text())["steps"]
-    assert list(steps) == GPU_STEPS
-    assert "error" in steps["parity"]
-    assert steps["start"] == {"reason": "no time was left"}
+def gpu_benchmark(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))  # which it sets
+    return importlib.import_module("gpu")
+
+
+def test_what_a_step_found_is_kept_when_its_time_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = gpu_benchmark(monkeypatch)
+    work = tmp_path / "work"
+    code = "import sys, time; open(sys.argv[1], 'w').write('{\"CLIP\": 1}'); time.sleep(600)"
+    found = gpu.run_in_a_process([sys.executable, "-c", code, str(work / "result.json")], work, 6.0)
+    assert (found["CLIP"], "error" in found) == (1, True)
+    assert gpu.run_in_a_process(["never"], tmp_path / "none", 1.0) == {"reason": "no time was left"}
+
+
+def test_a_step_ends_with_the_benchmark_that_started_it(tmp_path: Path) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny"]
+    command += ["--step", "parity", "--work", str(tmp_path)]
+    step = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    assert step.stdin is not None
+    step.stdin.close()
+    assert step.wait(60) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("wrong", [["--images", "absent"], ["--kit", "absent"], ["--models", "clip"]])
+def test_the_gpu_benchmark_refuses_what_is_not_there_before_it_starts(wrong: list[str]) -> None:
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", *wrong]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -181,7 +205,7 @@ def test_the_forward_ceiling_of_a_gpu_is_waited_for_once(monkeypatch: pytest.Mon
             return batch
 
     assert ceilings.queued_rate(Counting(), torch.zeros(4, 1), 0.01, lambda: waits.append(len(passes))) > 0
-    assert len(passes) > 6
+    assert len(passes) > 2
     assert len(waits) == 6  # before and after: warming up, a look at how long it takes, and the measurement
 
 

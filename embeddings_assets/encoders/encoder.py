@@ -156,8 +156,8 @@ class Encoder:
         if not np.isfinite(vectors).all():
             weights = self.plan.source.path or self.plan.source.origin
             raise WeightsError(
-                f"{weights}: {self.plan.spec.name} gives vectors that are not finite. The file is damaged, or "
-                "a library computes wrongly.",
+                f"{weights}: {self.plan.spec.name} gives vectors that are not finite. The file is damaged, "
+                "or a library computes wrongly.",
                 remedy="embeddings-assets weights verify",
             )
         return vectors

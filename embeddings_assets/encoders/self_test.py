@@ -1,8 +1,8 @@
 """Proof on this machine, before the first vector, that the installed libraries give the published values.
 
 A few small files are decoded and preprocessed, and a tiny network of the family is run; all must give the
-values recorded in `self_test_data/expected.json`. tests/self_test_files.py makes the files by a formula and the
-records without the tested libraries: decoded by torchvision's decoders, all else computed in NumPy.
+values recorded in `self_test_data/expected.json`. tests/self_test_files.py makes the files by a formula and
+the records without the tested libraries: decoded by torchvision's decoders, all else computed in NumPy.
 """
 
 import functools
