@@ -7,9 +7,9 @@ cannot differ.
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -210,25 +210,6 @@ class SplitRequest:
     paths: DataPaths
     choice: EncoderChoice
     options: ExtractionOptions
-
-    def as_dict(self) -> dict[str, Any]:
-        """The request as JSON, with absolute paths."""
-        paths = {name: str(path.absolute()) for name, path in vars(self.paths).items()}
-        weights = str(self.choice.weights)
-        if weights != RANDOM_WEIGHTS:
-            weights = str(Path(weights).absolute())
-        return {**asdict(self), "paths": paths, "choice": {**asdict(self.choice), "weights": weights}}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The request that `as_dict` gave."""
-        options = {**values["options"], "devices": tuple(values["options"]["devices"])}
-        fields = {
-            "paths": DataPaths(**{name: Path(path) for name, path in values["paths"].items()}),
-            "choice": EncoderChoice(**values["choice"]),
-            "options": ExtractionOptions(**options),
-        }
-        return cls(**{**values, **fields})
 
 
 class EncoderCache:

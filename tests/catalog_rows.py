@@ -101,7 +101,7 @@ def execute(defs: dg.Definitions, instance: dg.DagsterInstance, run: Run) -> dg.
     job = defs.resolve_implicit_global_asset_job_def().get_subset(asset_selection=keys)
     config: dict[str, Any] = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     if keys != {dg.AssetKey("processed_images")}:
-        config["resources"] = {"gpu": {"config": {"engine": "local", "workers": 1, **run.gpu}}}
+        config["resources"] = {"gpu": {"config": {"workers": 1, **run.gpu}}}
     return job.execute_in_process(
         partition_key=run.partition, instance=instance, raise_on_error=False, run_config=config
     )

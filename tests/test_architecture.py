@@ -22,8 +22,6 @@ LEVELS = {
     "extraction": 5,
     "quality": 5,
     "pipeline": 6.5,
-    "resident": 6.6,
-    "resident_process": 6.7,
     "graph": 7,
     "api": 8,
     "cli": 10,

@@ -54,7 +54,7 @@ def test_sensors_checks_assets_and_fields_are_named_as_they_are(defs: dg.Definit
     for name in ("nightly_backfill", "left_failed", "raw_data", "not_left_failed", "weights_trained"):
         assert name in known
         assert f"`{name}`" in PAGE
-    for field in ("batch_size", "engine", "replace"):
+    for field in ("batch_size", "precision", "replace"):
         assert field in GpuResource.model_fields
         assert field in PAGE
 

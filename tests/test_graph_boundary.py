@@ -87,7 +87,7 @@ def test_a_device_that_dagster_cannot_offer_is_refused() -> None:
 
 
 def test_unknown_values_are_refused_before_a_run_starts(graph: Graph) -> None:
-    for config in ({"precision": "double"}, {"device": "tpu"}, {"engine": "remote"}, {"batchsize": 3}):
+    for config in ({"precision": "double"}, {"device": "tpu"}, {"batchsize": 3}):
         with pytest.raises(dg.DagsterInvalidConfigError):
             graph.run(CLIP, gpu=config)
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import time
@@ -24,7 +23,6 @@ from graph_support import CUB, PROCESSED, Graph, store_unit_vectors
 from embeddings_assets.catalog import SPLITS
 from embeddings_assets.datasets.synthetic.writer import write_synthetic
 from embeddings_assets.graph.build import build_definitions
-from embeddings_assets.resident import Resident
 from embeddings_assets.settings import Settings
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -175,7 +173,6 @@ def web(prepared_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             yield web
         finally:
             stop(server)
-            stop_resident(settings.data_root)
 
 
 @pytest.fixture
@@ -208,12 +205,3 @@ def stop(server: subprocess.Popen[bytes]) -> None:
         with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(server.pid, number)
             server.wait(patience)
-
-
-def stop_resident(root: Path) -> None:
-    """End the process that keeps the encoders, which outlives the server for a while."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        if connection.connect_ex(str(Resident(root).socket)) == 0:
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(struct.unpack("3i", credentials)[0], signal.SIGTERM)

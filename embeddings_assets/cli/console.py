@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from embeddings_assets.cli.doctor import Line
     from embeddings_assets.datasets.report import PrepareReport
     from embeddings_assets.extraction.report import Progress as Callback
-    from embeddings_assets.extraction.report import SplitReport
     from embeddings_assets.graph.demo import DemoRow
     from embeddings_assets.pipeline import Outcome, ProgressFor
     from embeddings_assets.quality.duplicates import DuplicateGroup
@@ -173,14 +172,6 @@ def show_report(lines: Iterable["Line"]) -> None:
         if line.remedy:
             grid.add_row("", "", f"[cyan]> {escape(line.remedy)}[/]")
         out.print(grid)
-
-
-def _speed(report: "SplitReport") -> tuple[str, str]:
-    """Images per second, and the stage that limited it."""
-    if not report.computed:
-        return "-", "-"
-    share = report.stage_shares[report.bottleneck]
-    return f"{report.images_per_second:.1f}", f"{report.bottleneck} ({share:.0%})"
 
 
 def show_outcomes(outcomes: Sequence["Outcome"], embeddings: Path) -> None:

@@ -1,9 +1,9 @@
 """Options of one extraction and the report of what it did."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any
 
 from embeddings_assets.errors import SettingsError
 
@@ -103,17 +103,6 @@ class SplitReport:
     peak_bytes: int = 0
     peak_device_bytes: int = 0
     fidelity: Fidelity | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The report as JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """The report that `as_dict` gave."""
-        fidelity = values["fidelity"] and Fidelity(**values["fidelity"])
-        fields = {"changed_fields": tuple(values["changed_fields"]), "fidelity": fidelity}
-        return cls(**{**values, **fields})
 
     @property
     def raw_bytes(self) -> int:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from embeddings_assets.datasets.report import PrepareReport
     from embeddings_assets.datasets.status import RawStatus
     from embeddings_assets.extraction.report import SplitReport
-    from embeddings_assets.graph.running import Embed
     from embeddings_assets.pipeline import EncoderCache
 
 _DEVICES = ("auto", "cpu", "cuda")
@@ -115,7 +114,7 @@ class DataResource(dg.ConfigurableResource):
 
 
 class GpuResource(dg.ConfigurableResource):
-    """How embeddings are computed, and by which process."""
+    """How embeddings are computed. Encoders live as long as the run."""
 
     boundary: ClassVar[Boundary | None] = None
     kept: "ClassVar[EncoderCache | None]" = None
@@ -157,12 +156,6 @@ class GpuResource(dg.ConfigurableResource):
         description="Weights folder: the configured one (EMBEDDINGS_WEIGHTS, which may be 'random' for "
         "untrained ones), one inside it or inside the data root; anything else is refused."
     )
-    engine: Literal["resident", "local"] = Field(
-        default="resident",
-        description="resident: a process that keeps encoders loaded between runs, and ends two minutes after "
-        "the last. local: the run's own process, which loads them and frees them at its end.",
-    )
-
     _cache: "EncoderCache | None" = PrivateAttr(default=None)
 
     @classmethod
@@ -170,8 +163,8 @@ class GpuResource(dg.ConfigurableResource):
         """The resource of these settings.
 
         Args:
-            kept: encoders of this process that outlive a run, used whatever `engine` says; whoever gives it
-                closes it.
+            kept: encoders of this process that outlive a run; whoever gives it closes it. By default a run
+                loads its own, and frees them at its end.
 
         Raises:
             SettingsError: a device that is none of `auto`, `cpu` and `cuda`.
@@ -214,18 +207,15 @@ class GpuResource(dg.ConfigurableResource):
             replace=self.replace,
         )
         request = SplitRequest(model, dataset, split, paths, choice, options)
-        return embed_split(request, self._engine(boundary.root), log)
+        return embed_split(request, self._encoders(), log)
 
-    def _engine(self, root: Path) -> "Embed":
+    def _encoders(self) -> "EncoderCache":
         from embeddings_assets.pipeline import EncoderCache
-        from embeddings_assets.resident import Resident, is_supported
 
         if self.kept is not None:
-            return self.kept.embed
-        if self.engine == "resident" and is_supported():
-            return Resident(root).embed
+            return self.kept
         self._cache = self._cache or EncoderCache()
-        return self._cache.embed
+        return self._cache
 
     @contextlib.contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[Self, None, None]:

@@ -6,7 +6,7 @@ Imported by the resources when a run needs it, because the rooms behind it are s
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -14,8 +14,8 @@ import dagster as dg
 from embeddings_assets.datasets.options import chosen_options
 from embeddings_assets.datasets.processed import prepare_dataset
 from embeddings_assets.datasets.report import PrepareReport
-from embeddings_assets.extraction.report import Progress, SplitReport
-from embeddings_assets.pipeline import SplitRequest
+from embeddings_assets.extraction.report import SplitReport
+from embeddings_assets.pipeline import EncoderCache, SplitRequest
 from embeddings_assets.settings import DataPaths
 from embeddings_assets.store.manifest import open_manifest
 
@@ -95,11 +95,7 @@ def prepare_split(
     return report
 
 
-Embed = Callable[[SplitRequest, Progress], SplitReport]
-"""What embeds a split: in this process, or in one that keeps the encoders."""
-
-
-def embed_split(request: SplitRequest, embed: Embed, log: dg.DagsterLogManager) -> SplitReport:
+def embed_split(request: SplitRequest, encoders: EncoderCache, log: dg.DagsterLogManager) -> SplitReport:
     """Embed one split whose manifest stands.
 
     Raises:
@@ -109,7 +105,7 @@ def embed_split(request: SplitRequest, embed: Embed, log: dg.DagsterLogManager) 
     open_manifest(request.paths, request.dataset, request.split)
     what = f"{request.model} {request.dataset}/{request.split}"
     with package_log(log):
-        report = embed(request, ProgressLog(log, what))
+        report = encoders.embed(request, ProgressLog(log, what))
     log.info(f"{what}: {_outcome(report)}")
     return report
 

@@ -286,12 +286,5 @@ def default_workers(most: int) -> int:
     return min(most, cores)
 
 
-def compute_environment() -> dict[str, str]:
-    """The environment variables that decide on which device, and how, a process computes."""
-    devices, libraries = ("CUDA_", "NVIDIA_", "HIP_"), ("OMP_", "MKL_", "DNNL_", "ONEDNN_")
-    prefixes = (*devices, *libraries, "TORCH_", "PYTORCH_", "HF_", "MALLOC_", "GLIBC_TUNABLES")
-    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(prefixes)}
-
-
 def _name_of(returncode: int) -> str:
     return signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
