@@ -11,7 +11,7 @@ What to bring to the machine, 60 MB at most, beside this repository (nothing is 
 - Wheels for the machine's own Python, where it has no open_clip (CLIP is left out without it):
 
       pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux2014_x86_64 \
-          -d wheels open_clip_torch==3.3.0 ftfy wcwidth regex timm
+          -d wheels open_clip_torch==3.3.0 ftfy wcwidth regex
       pip install --no-index --no-deps --target site wheels/*.whl && export PYTHONPATH=site
 
   Needed: torch, torchvision, transformers, Pillow, pyarrow, pandas, numpy, scipy, safetensors. Not needed:
@@ -25,7 +25,7 @@ Steps, the most important first, and the minutes expected on one data-centre GPU
     memory      0.5   a batch that is too large; another process that holds the memory
     resume      0.5   kill -9 and resume, two runs, nothing changed, one per cent changed
     start       0.5   from the start of a process to the first batch, as a Dagster run pays it
-    variants    2.0   torch.compile, CUDA graphs, channels-last, float16, JPEG decoding on the GPU
+    variants    1.5   torch.compile, CUDA graphs, channels-last, float16, JPEG decoding on the GPU
 
 Each step is a process of its own and ends at twice its minutes, or when the time is up. The JSON file is
 written after each step, by model where one is cut off: an interruption loses one step at most. What cannot be
@@ -53,7 +53,7 @@ MINUTES = {
     "memory": 0.5,
     "resume": 0.5,
     "start": 0.5,
-    "variants": 2.0,
+    "variants": 1.5,
 }
 MODELS = ("CLIP", "DINOv2", "Franca", "SigLIPv2")
 LEAST_SECONDS = 5.0  # with less left, no step is begun

@@ -1,6 +1,8 @@
 """The self-test: its records come from elsewhere, it passes here, and it refuses what changes a vector."""
 
+import errno
 import importlib.metadata
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ from embeddings_assets.encoders.self_test import (
     recorded,
     tiny_vectors,
 )
-from embeddings_assets.errors import SelfTestError
+from embeddings_assets.errors import EmbeddingsError, SelfTestError
 from embeddings_assets.io.images import decode_image
 from embeddings_assets.settings import DataPaths, Settings
 
@@ -173,6 +175,45 @@ def test_a_resize_in_one_call_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(preprocessing, "_resize", lambda image, *how: image.resize(*how))
     with pytest.raises(SelfTestError, match=r"tall\.jpg"):
         plan_encoder("CLIP", weights="random", device="cpu").to_pixels()
+
+
+def test_a_shortage_of_the_machine_is_no_fault_of_a_library_and_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_encoder("CLIP", weights="random", device="cpu")
+    with monkeypatch.context() as patch:
+
+        def refuse(*_: object) -> int:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(EmbeddingsError) as short:
+            plan.to_pixels()
+    assert not isinstance(short.value, SelfTestError)
+    assert plan.to_pixels()
+
+
+def test_what_pillow_raises_is_a_fault_though_it_is_an_os_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crop(*_: object) -> Image.Image:
+        raise OSError("broken data stream")
+
+    monkeypatch.setattr(Image.Image, "crop", crop)
+    assert pixel_fault() is not None
+
+
+def test_a_renamed_class_is_a_fault_and_an_absent_package_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    def renamed(*_: object) -> torch.nn.Module:
+        raise ImportError("cannot import name 'Dinov2Model'")
+
+    def absent(*_: object) -> torch.nn.Module:
+        raise ModuleNotFoundError("No module named 'no_such_package'", name="no_such_package")
+
+    spec = get_model("DINOv2")
+    monkeypatch.setattr(family_of(spec), "assemble", absent)
+    with pytest.raises(ModuleNotFoundError):
+        network_fault(spec, "cpu")
+    monkeypatch.setattr(family_of(spec), "assemble", renamed)
+    assert network_fault(spec, "cpu") is not None
 
 
 def test_a_version_that_nobody_has_tried_is_what_is_to_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,9 @@ def _self_test() -> Line:
     try:
         device = resolve_device("auto")
         faults = [pixel_fault(), *(network_fault(model, device) for model in MODELS)]
-    except (EmbeddingsError, ImportError, OSError, MemoryError, RuntimeError) as error:
+    except EmbeddingsError as error:
+        return Line("versions", "self-test", "wrong", f"cannot run ({error.problem})", error.remedy or "")
+    except (ImportError, OSError, MemoryError, RuntimeError) as error:
         return Line("versions", "self-test", "wrong", f"cannot run ({error})", _REINSTALL)
     for fault in faults:
         if fault is not None:

@@ -8,6 +8,7 @@ the records without the tested libraries: decoded by torchvision's decoders, all
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import math
@@ -27,7 +28,7 @@ from embeddings_assets.encoders.family import NetworkSize, family_of
 from embeddings_assets.encoders.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 from embeddings_assets.encoders.weights.find import random_source
 from embeddings_assets.encoders.weights.random_weights import moments
-from embeddings_assets.errors import DeviceError, SelfTestError
+from embeddings_assets.errors import EmbeddingsError, ImageError, Reason, SelfTestError, WeightsError
 from embeddings_assets.io.images import decode_image
 
 log = logging.getLogger(__name__)
@@ -118,9 +119,9 @@ def pixel_fault() -> Fault | None:
                 found = hashlib.sha256(recipe.pixels(image).tobytes()).hexdigest()
                 if found != expected[steps]:
                     return _fault(f"preprocessing {name} ({steps}) gives other pixels", "Pillow")
-        except (OSError, MemoryError):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a changed library raises is what is looked for
+        except Exception as error:  # whatever a changed library raises is what is looked for
+            if _is_the_machines(error):
+                raise
             return _fault(f"{name} cannot be prepared ({_first_line(error)})", "Pillow")
     return None
 
@@ -132,7 +133,7 @@ def network_fault(spec: ModelSpec, device: str) -> Fault | None:
     None for a family without recorded vectors: one that is not built in.
 
     Raises:
-        DeviceError: the GPU fails.
+        DeviceError, RuntimeError: the GPU fails.
         ImportError, OSError, MemoryError: a library is absent, or the machine prevents the test.
     """
     expected = recorded()["vectors"].get(spec.encoder)
@@ -142,9 +143,9 @@ def network_fault(spec: ModelSpec, device: str) -> Fault | None:
     network = f"a small network of the family of {spec.name}"
     try:
         difference = float(np.abs(tiny_vectors(spec, device) - np.asarray(expected)).max())
-    except (DeviceError, ImportError, OSError, MemoryError):
-        raise
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
+        if _is_the_machines(error) or (device != "cpu" and isinstance(error, RuntimeError)):
+            raise
         return _fault(f"{network} fails on {device} ({_first_line(error)})", *libraries)
     bound = MAX_DIFFERENCE[device.partition(":")[0]]
     if difference <= bound:
@@ -214,7 +215,8 @@ def recorded() -> dict[str, Any]:
 
 def _fault(what: str, *libraries: str) -> Fault:
     """A fault that one of these distributions has brought, the likeliest first."""
-    installed = {name: importlib.metadata.version(name) for name in libraries}
+    # Without the build, as in 2.11.0+cu130, which no registry knows.
+    installed = {name: importlib.metadata.version(name).partition("+")[0] for name in libraries}
     versions = ", ".join(f"{name} {version}" for name, version in installed.items())
     if "Pillow" in installed:
         versions += f", libjpeg-turbo {features.version('libjpeg_turbo') or 'not used'}"
@@ -228,6 +230,19 @@ def _fault(what: str, *libraries: str) -> Fault:
         pins = " ".join(f"'{name}=={version}'" for name, version in installed.items())
         remedy = f"pip install --force-reinstall --no-deps {pins}"
     return Fault(f"The self-test failed: {what}. Installed: {versions}.", remedy)
+
+
+def _is_the_machines(error: Exception) -> bool:
+    """Whether an error tells of the machine, or of a package that is not installed, and not of a library."""
+    if isinstance(error, ImageError):
+        return error.reason in (Reason.MISSING, Reason.UNREADABLE, Reason.EMPTY)
+    if isinstance(error, ModuleNotFoundError):
+        return importlib.util.find_spec((error.name or "").partition(".")[0] or __name__) is None
+    if isinstance(error, OSError):
+        return error.errno is not None  # Pillow raises its own without a number
+    return isinstance(error, MemoryError) or (
+        isinstance(error, EmbeddingsError) and not isinstance(error, WeightsError)
+    )
 
 
 def _is_proven(name: str, version: str) -> bool:
