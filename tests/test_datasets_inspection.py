@@ -10,6 +10,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
+from decoding_processes import started_by
 from PIL import Image
 
 from embeddings_assets.datasets import inspection
@@ -40,10 +41,7 @@ def inspect_images(files: Sequence[str], workers: int, **options: float) -> Gene
 
 def child_readers() -> list[int]:
     """Reading processes that this one has started and that still run."""
-    children = []
-    for task in Path("/proc/self/task").iterdir():
-        children += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in children if b"datasets.reader" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return started_by(os.getpid(), "datasets.reader")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])

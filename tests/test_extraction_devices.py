@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding_processes import started_by
 from image_tree import DATASET, write_image, write_tree
 from stub_encoder import StubEncoder
 from test_extraction_faults import content, folder, images, run
@@ -44,10 +45,7 @@ def paths(prepared: Path, tmp_path: Path) -> DataPaths:
 
 
 def device_processes() -> list[int]:
-    found = []
-    for task in Path("/proc/self/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return [pid for pid in found if b"device_process" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return started_by(os.getpid(), "device_process")
 
 
 def test_two_devices_give_the_bytes_of_one(paths: DataPaths, undisturbed: dict[str, bytes]) -> None:
