@@ -4,12 +4,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from image_tree import DATASET, write_tree
 
-from embeddings_assets.encoders.encoder import unused_gpu
+from embeddings_assets.catalog import SPLITS
+from embeddings_assets.encoders.encoder import Encoder, unused_gpu
 from embeddings_assets.encoders.shortage import device_errors
 from embeddings_assets.errors import DeviceError
+from embeddings_assets.pipeline import EncoderChoice, process_all
 
 _LIMITED = """
 import resource, sys
@@ -55,6 +59,7 @@ from embeddings_assets.pipeline import EncoderChoice, EncoderHolder
 import embeddings_assets.encoders.encoder
 
 plan = EncoderChoice(weights="random").plan("CLIP")
+torch.ones(1 << 22).exp()  # threads that torch could not start later would end the process
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (size * 1024 + 200 * 2**20, resource.RLIM_INFINITY))
 try:
@@ -120,6 +125,26 @@ def test_a_failed_gpu_is_an_error_with_a_way_out() -> None:
     assert "illegal memory access" in failed.value.problem
     assert "\n" not in failed.value.problem
     assert "--device cpu" in str(failed.value.remedy)
+
+
+def test_a_failed_gpu_is_not_tried_again_for_the_models_other_splits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def fail(encoder: Encoder, pixels: np.ndarray) -> torch.Tensor:
+        asked.append(len(pixels))
+        with device_errors():
+            raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Encoder, "_forward", fail)
+    paths = write_tree(tmp_path, per_class=1)
+    choice = EncoderChoice(weights="random", device="cpu")
+    outcomes = process_all(["CLIP"], [DATASET], SPLITS, paths, choice)
+    assert [(outcome.split, type(outcome.error)) for outcome in outcomes] == [
+        (split, DeviceError) for split in SPLITS
+    ]
+    assert len(asked) == 1
 
 
 def test_a_gpu_that_lies_idle_is_told(tmp_path: Path) -> None:
